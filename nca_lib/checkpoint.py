@@ -1,0 +1,118 @@
+"""Files that are whole or absent: atomic save, verified load, the previous one kept (chapter 4).
+
+A checkpoint is one file: a magic line, the SHA-256 of the rest, and a NumPy archive of the leaves
+of a pytree together with a dictionary of plain values. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+MAGIC = b"nca_lib checkpoint 1\n"  # the number is the version of the format
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that it is never seen half-written.
+
+    The bytes go to a temporary file in the same folder, are synced to disk, and then take the
+    name of the old file in one step.
+
+    Args:
+        path: file to write; its folder must exist.
+        data: the whole content.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: str | Path, tree: Any, meta: dict) -> None:
+    """Save a pytree and a dictionary; an earlier file at `path` is kept as `<name>.previous`.
+
+    Args:
+        path: file to write; its folder must exist.
+        tree: pytree of arrays.
+        meta: anything JSON can hold.
+
+    Example:
+        >>> save("run/checkpoint", state, {"generation": 100})
+        >>> state, meta = load("run/checkpoint", like=state)
+    """
+    path = Path(path)
+    leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    buffer = io.BytesIO()
+    np.savez(buffer, meta=np.array(json.dumps(meta)), **leaves)
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    if path.exists():
+        write_atomic(previous(path), path.read_bytes())
+    write_atomic(path, MAGIC + digest + b"\n" + payload)
+
+
+def previous(path: str | Path) -> Path:
+    """Where `save` keeps the checkpoint before the last."""
+    path = Path(path)
+    return path.with_name(path.name + ".previous")
+
+
+def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
+    """Read and verify one checkpoint file.
+
+    Returns:
+        The leaves in order and the dictionary.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint, is of another version, or is damaged.
+    """
+    data = Path(path).read_bytes()
+    if not data.startswith(MAGIC):
+        raise ValueError(f"{path} is not a checkpoint of this version: it does not start {MAGIC!r}")
+    digest, _, payload = data[len(MAGIC) :].partition(b"\n")
+    if hashlib.sha256(payload).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 does not match its content")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
+        leaves = [archive[f"leaf_{i}"] for i in range(len(archive.files) - 1)]
+        return leaves, json.loads(str(archive["meta"]))
+
+
+def load(path: str | Path, like: Any) -> tuple[Any, dict]:
+    """Load the newest good checkpoint: `path`, or the previous one if that is damaged.
+
+    Args:
+        path: as given to `save`.
+        like: pytree with the structure, shapes and dtypes that are expected.
+
+    Returns:
+        The pytree and the dictionary.
+
+    Raises:
+        FileNotFoundError: there is neither file.
+        ValueError: no file is good, or its arrays do not match `like`.
+    """
+    try:
+        leaves, meta = read(path)
+    except (FileNotFoundError, ValueError) as error:
+        if not previous(path).exists():
+            raise
+        print(f"{error}; going back to {previous(path)}")
+        leaves, meta = read(previous(path))
+    expected, structure = jax.tree.flatten(like)
+    found = [(leaf.shape, leaf.dtype) for leaf in leaves]
+    wanted = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in expected]
+    if found != wanted:
+        raise ValueError(f"{path} holds arrays {found}, but this configuration needs {wanted}")
+    return jax.tree.unflatten(structure, leaves), meta

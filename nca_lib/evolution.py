@@ -1,0 +1,203 @@
+"""One generation of an evolution strategy: ask, evaluate, tell (chapter 4).
+
+The strategy is OpenAI-ES (Salimans et al. 2017) from evosax, its gradient fed to Adam. A
+population is spread over all devices; each evaluates its share, and only the fitness, one number
+a member, crosses between them. Everything else is computed on every device alike.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "population"  # name of the mesh axis that members are spread over
+
+
+def use_cores(cores: int | None = None) -> int:
+    """Split the CPU into one JAX device per core; call it before any other use of JAX.
+
+    XLA uses several cores for one large operation, but an NCA step is many small ones: members of
+    a population in parallel use the cores better. On a machine with a GPU this changes nothing.
+
+    Args:
+        cores: number of CPU devices; default the cores this process may use.
+
+    Returns:
+        The number of devices that JAX will use by default.
+
+    Raises:
+        ValueError: cores under 1.
+        RuntimeError: JAX has already started with another number of CPU devices.
+    """
+    if cores is not None and cores < 1:
+        raise ValueError(f"cores must be at least 1, got {cores}")
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        cores = cores or available or os.cpu_count() or 1
+        try:
+            jax.config.update("jax_num_cpu_devices", cores)
+        except RuntimeError:  # the backend is already up: fine if it is what was asked for
+            if jax.default_backend() == "cpu" and jax.local_device_count() != cores:
+                raise RuntimeError(
+                    f"use_cores() came too late: JAX already runs on {jax.local_device_count()} "
+                    f"CPU device(s), not {cores}. Restart and call it before any array is made."
+                ) from None
+    return jax.local_device_count()
+
+
+class Strategy(NamedTuple):
+    """An evosax strategy with its parameters, which always travel together."""
+
+    algorithm: Any
+    params: Any
+
+    def init(self, key: jax.Array, mean: Any) -> Any:
+        """Make the strategy's state, its search distribution centred on the pytree `mean`."""
+        state = self.algorithm.init(key, mean, self.params)
+        # evosax leaves some scalars weakly typed, which would compile every jitted step twice.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
+
+    def mean(self, state: Any) -> Any:
+        """Return the centre of the search distribution, a pytree like the one given to `init`."""
+        return self.algorithm.get_mean(state)
+
+
+def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
+    """Reduce a generation to a few numbers (evosax's own metrics hold whole weight vectors)."""
+    finite = jnp.isfinite(fitness)
+    return {
+        "fitness_mean": jnp.mean(fitness, where=finite),
+        "fitness_best": jnp.min(fitness, where=finite, initial=jnp.inf),
+        "fitness_std": jnp.std(fitness, where=finite),
+        "nonfinite": jnp.sum(~finite),
+    }
+
+
+def open_es(
+    params: Any,
+    population: int,
+    std: Callable[[int], float],
+    learning_rate: Callable[[int], float],
+) -> Strategy:
+    """Set up OpenAI-ES with antithetic pairs, centered ranks and Adam (chapter 4).
+
+    Args:
+        params: pytree of float32 arrays, the shape of one member.
+        population: N, even: members i and i + N / 2 are mirror images.
+        std: optax schedule of the noise scale sigma, over generations.
+        learning_rate: optax schedule of Adam's step, over generations.
+
+    Returns:
+        The strategy. It minimises.
+
+    Raises:
+        ValueError: population odd or under 2.
+    """
+    if population < 2 or population % 2:
+        raise ValueError(f"population must be even and at least 2, got {population}")
+    # Importing evosax.algorithms makes arrays, which starts JAX: too late for `use_cores` after it.
+    from evosax.algorithms import Open_ES
+
+    algorithm = Open_ES(
+        population_size=population,
+        solution=params,
+        optimizer=optax.adam(learning_rate),
+        std_schedule=std,
+        metrics_fn=summarise,
+    )
+    return Strategy(algorithm, algorithm.default_params)
+
+
+def population_mesh(population: int) -> Mesh:
+    """Lay all devices of all processes in a row to share a population.
+
+    Raises:
+        ValueError: the devices cannot share `population` members equally.
+    """
+    devices = np.array(jax.devices())
+    if population % len(devices):
+        raise ValueError(
+            f"a population of {population} cannot be shared equally by {len(devices)} devices; "
+            f"take a multiple of {len(devices)}"
+        )
+    return Mesh(devices, (AXIS,))
+
+
+def evaluate_share(
+    fitness_fn: Callable, population: Any, key: jax.Array, size: int, chunk: int
+) -> jax.Array:
+    """Evaluate this device's share of a population and gather the fitness of all.
+
+    Runs inside `shard_map`. All members get the same key, hence the same fire masks (common
+    random numbers): they then differ by their weights, not by their luck.
+
+    Args:
+        fitness_fn: (params, key) -> float32 scalar, lower is better.
+        population: pytree with a leading axis N, the whole population.
+        key: random key of this generation.
+        size: members per device.
+        chunk: members computed side by side; 1 is fastest on a CPU, many on a GPU.
+
+    Returns:
+        (N,) float32 on every device.
+    """
+    first = jax.lax.axis_index(AXIS) * size
+    share = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), population)
+    batch = None if chunk == 1 else chunk
+    fitness = jax.lax.map(lambda params: fitness_fn(params, key), share, batch_size=batch)
+    return jax.lax.all_gather(fitness, AXIS, tiled=True)
+
+
+def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = None) -> Callable:
+    """Compile a run of generations (chapter 4).
+
+    Python is left out of the loop between two log points: however many generations are asked
+    for, they are one call, and one compilation serves all counts.
+
+    Args:
+        strategy: from `open_es`.
+        fitness_fn: (params, key) -> float32 scalar, lower is better.
+        chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere.
+
+    Returns:
+        evolve(state, key, start, count) -> (state, metrics): runs generations start to
+        start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
+        the last generation. Each generation's randomness depends on `key` and its number alone,
+        so a run cut in two equals the run in one piece.
+
+    Raises:
+        ValueError: the devices cannot share the population equally.
+    """
+    algorithm, params = strategy
+    mesh = population_mesh(algorithm.population_size)
+    size = algorithm.population_size // mesh.size
+    if chunk is None:
+        chunk = 1 if mesh.devices.flat[0].platform == "cpu" else size
+
+    def generation(state, key):
+        key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
+        population, state = algorithm.ask(key_ask, state, params)
+        fitness = evaluate_share(fitness_fn, population, key_evaluate, size, chunk)
+        return algorithm.tell(key_tell, population, fitness, state, params)
+
+    def evolve(state, key, start, count):
+        def body(number, carry):
+            return generation(carry[0], jax.random.fold_in(key, number))
+
+        shapes = jax.eval_shape(generation, state, key)[1]
+        metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.fori_loop(start, start + count, body, (state, metrics))
+
+    everywhere = PartitionSpec()
+    compiled = jax.jit(
+        jax.shard_map(
+            evolve, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+    )
+    replicated = NamedSharding(mesh, everywhere)  # as the state returns: no second compilation
+    return lambda state, *rest: compiled(jax.device_put(state, replicated), *rest)

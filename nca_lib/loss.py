@@ -1,0 +1,54 @@
+"""What is measured, and when (chapter 3)."""
+
+import jax
+import jax.numpy as jnp
+
+from nca_lib.model import NCA
+from nca_lib.rollout import grow, grow_and_measure
+
+
+def mse(state: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared error between a state's RGBA and the target, over cells and channels.
+
+    Args:
+        state: (..., H, W, C) float32; the last four channels are RGBA.
+        target: (H, W, 4) float32 in [0, 1].
+
+    Returns:
+        (...) float32.
+    """
+    return jnp.mean(jnp.square(state[..., -4:] - target), axis=(-3, -2, -1))
+
+
+def empty_loss(target: jax.Array) -> jax.Array:
+    """Loss of a grid with nothing on it: what a dead population scores."""
+    return jnp.mean(jnp.square(target))
+
+
+def growth_loss(
+    model: NCA, state: jax.Array, fires: jax.Array, target: jax.Array, window: int
+) -> jax.Array:
+    """Grow, and average the loss over the last `window` steps (chapter 3).
+
+    The steps before the window are free: the pattern may take any path, so long as it arrives
+    in time and stays until the end.
+
+    Args:
+        model: the cell rule.
+        state: (H, W, C) float32, usually `seed_state`.
+        fires: (T, ...), from `fire_schedule`.
+        target: (H, W, 4) float32 in [0, 1].
+        window: number of steps measured, 1 to T.
+
+    Returns:
+        float32 scalar.
+
+    Raises:
+        ValueError: window outside 1 to T.
+    """
+    if not 1 <= window <= len(fires):
+        raise ValueError(f"window must be 1 to {len(fires)} (the number of steps), got {window}")
+    start = len(fires) - window
+    state = grow(model, state, fires[:start])
+    _, total = grow_and_measure(model, state, fires[start:], lambda state: mse(state, target))
+    return total / window

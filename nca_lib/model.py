@@ -1,0 +1,148 @@
+"""The cell rule, whole, in reading order: see, think, fire, live (chapter 2).
+
+A neural cellular automaton (NCA) is a grid of cells, each holding a short vector of numbers.
+In one step every cell looks at its eight neighbours, passes what it sees through a small network
+that all cells share, and, if it happens to fire, adds the result to itself. Cells without a
+living neighbour are set to zero. The rule follows "Growing Neural Cellular Automata" (Mordvintsev,
+Randazzo, Niklasson, Levin, Distill 2020).
+
+A state is an array of shape (H, W, C), float32. Its last four channels are red, green, blue and
+alpha, with alpha the very last; the first C - 4 are hidden. Values are nominally in [0, 1] for
+RGBA and unbounded for the rest; nothing clips them.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+# What a cell sees of its 3 x 3 neighbourhood, for each channel: (3, 3, K), K = 3 kernels.
+# Identity, and the two Sobel derivatives d/dy and d/dx, scaled so that |weights| sum to one.
+# They are constants, not nnx.Param: "trainable" then simply means nnx.Param.
+SMOOTH, DIFF = np.array([1.0, 2.0, 1.0]), np.array([-1.0, 0.0, 1.0])
+IDENTITY = np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
+KERNELS = np.stack([IDENTITY, np.outer(DIFF, SMOOTH) / 8, np.outer(SMOOTH, DIFF) / 8], axis=-1)
+KERNELS = KERNELS.astype(np.float32)
+
+
+def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
+    """Let every cell see its neighbourhood through fixed 3 x 3 kernels (chapter 2).
+
+    Args:
+        state: (H, W, C) float32. Beyond the border everything is zero.
+        kernels: (3, 3, K) float32, applied to each channel alike (a cross-correlation).
+
+    Returns:
+        (H, W, K * C) float32: all channels through the first kernel, then through the second, ...
+    """
+    height, width, _ = state.shape
+    padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
+    shifted = {
+        (i, j): padded[i : i + height, j : j + width] for i in range(3) for j in range(3)
+    }  # nine views of the grid: on a CPU, sums of these beat a convolution many times over
+    views = [
+        sum(float(kernel[ij]) * view for ij, view in shifted.items() if kernel[ij] != 0)
+        for kernel in np.moveaxis(kernels, -1, 0)
+    ]
+    return jnp.concatenate(views, axis=-1)
+
+
+def living_mask(state: jax.Array, threshold: float = 0.1) -> jax.Array:
+    """Find the cells that are alive or have a living neighbour (chapter 2).
+
+    Args:
+        state: (H, W, C) float32; alpha is the last channel.
+        threshold: alpha above which a cell counts as mature.
+
+    Returns:
+        (H, W, 1) bool, true where the largest alpha in the 3 x 3 neighbourhood exceeds threshold.
+    """
+    alpha = jnp.pad(state[..., -1], 1)
+    tallest = jnp.maximum(jnp.maximum(alpha[:-2], alpha[1:-1]), alpha[2:])
+    tallest = jnp.maximum(jnp.maximum(tallest[:, :-2], tallest[:, 1:-1]), tallest[:, 2:])
+    return (tallest > threshold)[..., None]
+
+
+class NCA(nnx.Module):
+    """The network that every cell runs, and one step of the whole grid (chapter 2).
+
+    Two dense layers, shared by all cells: 3C -> hidden -> C. The last one starts at zero, so that
+    an untrained rule leaves the grid as it is.
+
+    Args:
+        channels: C, at least 4 (RGBA).
+        hidden: width of the hidden layer.
+        step_size: factor on every update. 1 as in Distill; 2 reproduces the inverted dropout of
+            the CAX notebook, which doubles the updates it keeps.
+        alive_threshold: see `living_mask`.
+        rngs: source of the initial weights of the hidden layer (LeCun normal).
+
+    Raises:
+        ValueError: channels under 4 or hidden under 1.
+
+    Example:
+        >>> model = NCA(channels=8, hidden=32, rngs=nnx.Rngs(0))
+        >>> state = seed_state(32, 32, 8)
+        >>> model(state, jnp.ones((32, 32), bool)).shape
+        (32, 32, 8)
+    """
+
+    def __init__(
+        self,
+        channels: int = 16,
+        hidden: int = 128,
+        *,
+        step_size: float = 1.0,
+        alive_threshold: float = 0.1,
+        rngs: nnx.Rngs,
+    ):
+        if channels < 4:
+            raise ValueError(f"channels must be at least 4 (RGBA), got {channels}")
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        self.hidden = nnx.Linear(KERNELS.shape[-1] * channels, hidden, rngs=rngs)
+        self.output = nnx.Linear(hidden, channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.step_size = step_size
+        self.alive_threshold = alive_threshold
+
+    def update(self, perception: jax.Array) -> jax.Array:
+        """Compute what a cell adds to itself: (..., 3C) float32 -> (..., C) float32."""
+        return self.step_size * self.output(nnx.relu(self.hidden(perception)))
+
+    def __call__(self, state: jax.Array, fire: jax.Array) -> jax.Array:
+        """Advance the grid by one step.
+
+        Args:
+            state: (H, W, C) float32.
+            fire: which cells update, in one of two forms: a mask (H, W) bool, or the ascending
+                flat indices (N,) int32 of the cells that do. With indices only those cells are
+                computed, which halves the work at a fire rate of one half.
+
+        Returns:
+            (H, W, C) float32, the next state.
+        """
+        alive = living_mask(state, self.alive_threshold)
+        perception = perceive(state)  # (H, W, 3C)
+        if fire.dtype == bool:
+            state = state + jnp.where(fire[..., None], self.update(perception), 0.0)
+        else:
+            cells = state.reshape(-1, state.shape[-1])  # (H * W, C)
+            update = self.update(perception.reshape(len(cells), -1)[fire])  # (N, C)
+            cells = cells.at[fire].add(update, indices_are_sorted=True, unique_indices=True)
+            state = cells.reshape(state.shape)
+        alive &= living_mask(state, self.alive_threshold)  # alive before and after
+        return jnp.where(alive, state, 0.0)
+
+
+def seed_state(height: int, width: int, channels: int) -> jax.Array:
+    """Make the state that everything grows from: one cell with alpha 1 in an empty grid.
+
+    Args:
+        height: H, in cells.
+        width: W, in cells.
+        channels: C, at least 4.
+
+    Returns:
+        (H, W, C) float32, zero but for alpha at (H // 2, W // 2).
+    """
+    return jnp.zeros((height, width, channels)).at[height // 2, width // 2, -1].set(1.0)

@@ -1,0 +1,114 @@
+"""Run folders, shipped with the package or the reader's own: list, load, evaluate (chapter 4)."""
+
+import csv
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from nca_lib.train import FRESH, Config, Task, make_measure, make_task
+
+SHIPPED = resources.files("nca_lib") / "data" / "runs"
+
+
+class Run(NamedTuple):
+    """A trained run: what `load_run` returns."""
+
+    folder: Path  # where its files are
+    info: dict  # run.json: provenance, final losses, the command that reproduces it
+    config: Config
+    task: Task  # target, start and rule of the configuration
+    params: Any  # trained weights, a pytree like task.params
+    history: dict[str, np.ndarray]  # columns of history.csv, float64
+
+    @property
+    def target(self) -> np.ndarray:
+        """The picture it was trained to grow, (H, W, 4) float32 in [0, 1]."""
+        return self.task.target
+
+    def grow(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Grow it once and return every state, (T + 1, H, W, C) float32."""
+        return self.task.frames(self.params, key, num_steps)
+
+    def evaluate(self, keys: int = 8, factor: int = 1) -> np.ndarray:
+        """Recompute the loss over fresh fire masks.
+
+        Args:
+            keys: number of rollouts.
+            factor: grow for `factor * num_steps` steps; the loss covers the last `window`.
+
+        Returns:
+            (keys,) float32, one loss per rollout.
+
+        Raises:
+            ValueError: keys or factor under 1.
+        """
+        if keys < 1 or factor < 1:
+            raise ValueError(f"keys and factor must be at least 1, got {keys} and {factor}")
+        fresh = jax.random.split(jax.random.key(FRESH), keys)
+        return np.asarray(make_measure(self.task, factor)(self.params, fresh))
+
+
+def list_runs() -> list[str]:
+    """List the names of the runs that ship with the package."""
+    folders = SHIPPED.iterdir() if SHIPPED.is_dir() else ()
+    return sorted(folder.name for folder in folders if (folder / "run.json").is_file())
+
+
+def load_run(name_or_folder: str | Path) -> Run:
+    """Load a shipped run by name, or any run folder by path.
+
+    Args:
+        name_or_folder: one of `list_runs()`, or a folder that `nca_lib.train` has left.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: no such run, or its weights do not fit its configuration.
+
+    Example:
+        >>> run = load_run("lizard")
+        >>> run.evaluate(keys=8).shape
+        (8,)
+    """
+    folder = Path(str(SHIPPED / str(name_or_folder)))
+    if name_or_folder not in list_runs():
+        folder = Path(name_or_folder)
+    if not (folder / "run.json").is_file():
+        raise ValueError(
+            f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
+            "folder with a run.json"
+        )
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    known = {field.name for field in dataclasses.fields(Config)}
+    config = Config(**{name: value for name, value in info["config"].items() if name in known})
+    task = make_task(config)
+    with np.load(folder / "weights.npz", allow_pickle=False) as archive:
+        params = arrays_to_weights(dict(archive), like=task.params)
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    return Run(folder, info, config, task, params, history)
+
+
+def arrays_to_weights(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """Put named arrays, as in weights.npz, into a pytree of weights.
+
+    Raises:
+        ValueError: names or shapes differ from those of `like`.
+    """
+    wanted = nnx.to_pure_dict(like)
+    shapes = {f"{a}.{b}": leaf.shape for a, part in wanted.items() for b, leaf in part.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != shapes:
+        raise ValueError(f"weights have shapes {found}, but the configuration needs {shapes}")
+    params = jax.tree.map(lambda leaf: leaf, like)  # a copy: `like` stays as it is
+    pure = {a: {b: arrays[f"{a}.{b}"] for b in part} for a, part in wanted.items()}
+    nnx.replace_by_pure_dict(params, pure)
+    return params

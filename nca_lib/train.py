@@ -1,0 +1,448 @@
+"""Evolve a rule from the command line or a notebook, into a run folder (chapter 4).
+
+    python -m nca_lib.train --preset smoke --out runs/smoke
+
+A run folder holds `run.json` (configuration, provenance, final losses), `history.csv`,
+`weights.npz`, `final.png`, `growth.webp` and, for `--resume`, `checkpoint`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+import nca_lib
+from nca_lib import checkpoint, render
+from nca_lib.evolution import Strategy, make_evolve, open_es, use_cores
+from nca_lib.loss import empty_loss, growth_loss
+from nca_lib.model import NCA, seed_state
+from nca_lib.rollout import MASKS, fire_schedule, record
+from nca_lib.target import load_emoji
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's outcome. The defaults are the preset `pocket`."""
+
+    emoji: str = "🦎"
+    size: int = 24  # target's side in cells, without padding
+    padding: int = 4  # empty cells around the target, on each side
+    premultiply: bool = True  # colour weighted by alpha, so that invisible colour costs nothing
+    channels: int = 8  # numbers per cell, RGBA included
+    hidden: int = 32  # width of the hidden layer
+    step_size: float = 1.0  # factor on every update; 2 stands for inverted dropout
+    alive_threshold: float = 0.1  # alpha above which a cell counts as mature
+    mask: str = "paired"  # which cells fire: "paired" or "bernoulli"
+    num_steps: int = 32  # steps of growth
+    window: int = 8  # last steps over which the loss is averaged
+    population: int = 64  # rollouts per generation, an even number
+    std: float = 0.02  # noise scale sigma at the start
+    std_end: float = 0.5  # its value at the end, as a fraction of the start (cosine)
+    learning_rate: float = 0.01  # Adam's step at the start
+    learning_rate_end: float = 0.1  # its value at the end, as a fraction of the start (cosine)
+    generations: int = 50_000
+    log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
+    seed: int = 0  # of the initial weights, the noise and the fire masks
+
+
+PRESETS = {
+    # Made for two CPU cores: 1,064 parameters, 32 x 32 cells, about half an hour.
+    "pocket": Config(),
+    # Seconds: to see that everything works.
+    "smoke": Config(size=12, padding=2, num_steps=12, window=4, generations=200, log_every=10),
+    # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
+    # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout
+    # doubles the updates it keeps, hence the step size of 2.
+    "reference": Config(
+        size=40,
+        premultiply=False,
+        channels=16,
+        hidden=128,
+        step_size=2.0,
+        mask="bernoulli",
+        num_steps=90,
+        window=90,
+        population=512,
+        std=0.001,
+        std_end=1.0,
+        learning_rate=0.001,
+        learning_rate_end=1.0,
+        generations=10_240,
+        log_every=128,
+    ),
+}
+
+HISTORY = ("generation", "rollouts", "seconds", "loss", "fitness_mean", "fitness_best")
+HISTORY += ("fitness_std", "nonfinite")
+MEASURED = 8  # fire-mask keys over which the loss of the mean is averaged
+FRESH = 1_000_003  # seed of keys that no training draws, for final losses and pictures
+
+
+def validate(config: Config) -> None:
+    """Refuse a configuration that cannot run, before anything is compiled.
+
+    Raises:
+        ValueError: names the field, the value and what was expected.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        good = type(value) is field.type or (field.type is float and type(value) is int)
+        if not good or (field.type is float and not math.isfinite(value)):
+            raise ValueError(f"{field.name} must be a finite {field.type.__name__}, got {value!r}")
+    lowest = {"channels": 4, "hidden": 1, "num_steps": 1, "population": 2, "generations": 1}
+    lowest |= {"log_every": 1, "size": 1, "padding": 0, "seed": 0, "std_end": 0.0}
+    for name, low in (lowest | {"learning_rate_end": 0.0}).items():
+        if getattr(config, name) < low:
+            raise ValueError(f"{name} must be at least {low}, got {getattr(config, name)}")
+    for name in ("step_size", "std", "learning_rate"):
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    if not 0 <= config.alive_threshold < 1:  # the seed's alpha is 1
+        raise ValueError(f"alive_threshold must be in [0, 1), got {config.alive_threshold}")
+    if config.mask not in MASKS:
+        raise ValueError(f"mask must be one of {MASKS}, got {config.mask!r}")
+    if not 1 <= config.window <= config.num_steps:
+        raise ValueError(f"window must be 1 to num_steps ({config.num_steps}), got {config.window}")
+    if config.population % 2:
+        raise ValueError(f"population must be even (antithetic pairs), got {config.population}")
+    if config.mask == "paired" and config.size % 2:
+        raise ValueError(f"size must be even with paired masks, got {config.size}")
+
+
+class Task(NamedTuple):
+    """What a configuration stands for: a target, a start, and a rule split into two parts."""
+
+    config: Config
+    target: np.ndarray  # (H, W, 4) float32
+    start: jax.Array  # (H, W, C) float32, one living cell
+    params: nnx.State  # initial weights, a pytree
+    merge: Callable[[Any], NCA]  # params -> cell rule
+
+    def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Draw fire masks for a rollout, of the configured length unless told otherwise."""
+        height, width, _ = self.start.shape
+        num_steps = num_steps or self.config.num_steps
+        return fire_schedule(key, num_steps, height, width, self.config.mask)
+
+    def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
+        """Grow once and measure: the fitness of one member (float32 scalar, lower is better).
+
+        Args:
+            params: weights, like `self.params`.
+            key: decides the fire masks.
+            factor: grow for this many times the configured steps; the window keeps its length.
+        """
+        fires = self.fires(key, factor * self.config.num_steps)
+        target = jnp.asarray(self.target)
+        return growth_loss(self.merge(params), self.start, fires, target, self.config.window)
+
+    def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Grow once and keep every state: (T + 1, H, W, C) float32."""
+        return record(self.merge(params), self.start, self.fires(key, num_steps))
+
+
+def make_task(config: Config) -> Task:
+    """Turn a configuration into arrays and a rule.
+
+    Raises:
+        ValueError: the configuration or the emoji is not usable.
+    """
+    validate(config)
+    target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
+    model = NCA(
+        config.channels,
+        config.hidden,
+        step_size=config.step_size,
+        alive_threshold=config.alive_threshold,
+        rngs=nnx.Rngs(config.seed),
+    )
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    start = seed_state(*target.shape[:2], config.channels)
+    return Task(config, target, start, params, lambda params: nnx.merge(graph, params, rest))
+
+
+def make_strategy(config: Config, params: Any) -> Strategy:
+    """Set up the evolution strategy of a configuration: OpenAI-ES with cosine schedules."""
+
+    def cosine(start, end):
+        return optax.cosine_decay_schedule(start, config.generations, end)
+
+    return open_es(
+        params,
+        config.population,
+        std=cosine(config.std, config.std_end),
+        learning_rate=cosine(config.learning_rate, config.learning_rate_end),
+    )
+
+
+def log_points(config: Config, done: int) -> list[int]:
+    """List the generations still ahead after which a row of history is written.
+
+    These are the first 16, then every `log_every`-th, or fewer so that no history exceeds 4,000
+    rows, and the last.
+    """
+    every = max(config.log_every, math.ceil(config.generations / 3_900))
+    points = {*range(1, 17), *range(every, config.generations, every), config.generations}
+    return sorted(point for point in points if done < point <= config.generations)
+
+
+def check_alive(row: dict, population: int, dead_loss: float) -> None:
+    """Stop a run that cannot recover.
+
+    Raises:
+        FloatingPointError: most members are not finite.
+        RuntimeError: all members score the same, which is what an empty grid scores.
+    """
+    where = f"generation {row['generation']}"
+    if row["nonfinite"] > population / 2:
+        raise FloatingPointError(
+            f"{where}: {row['nonfinite']} of {population} members are not finite: patterns "
+            "explode. Lower std, learning_rate or step_size."
+        )
+    if row["fitness_std"] == 0 and math.isclose(row["fitness_mean"], dead_loss, rel_tol=1e-5):
+        raise RuntimeError(
+            f"{where}: every member died (all score {dead_loss:.4f}, the empty grid), so there is "
+            "nothing to rank and no way back. Lower std, learning_rate or step_size."
+        )
+
+
+def train(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    command: str | None = None,
+    checkpoint_seconds: float = 60.0,
+    callback: Callable[[dict], None] | None = None,
+) -> Path:
+    """Evolve a rule and leave a run folder.
+
+    Ctrl-C saves a checkpoint before it leaves.
+
+    Args:
+        config: what to run.
+        out: the run folder; made if needed.
+        resume: go on from the folder's checkpoint. The configuration must be the checkpoint's,
+            except that `generations` may grow (the schedules then stretch).
+        command: recorded in `run.json` as the way to reproduce the run.
+        checkpoint_seconds: least time between two checkpoints.
+        callback: called with each new row of the history.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: bad configuration, a folder that holds a run already, a checkpoint of another
+            configuration.
+        RuntimeError, FloatingPointError: the population died or exploded.
+    """
+    task, out = make_task(config), Path(out)
+    strategy = make_strategy(config, task.params)
+    key = jax.random.key(config.seed)
+    key_init, key_evolve, key_measure = jax.random.split(key, 3)
+    state = strategy.init(key_init, task.params)
+    done, seconds, history = 0, 0.0, []
+    saved = out / "checkpoint"
+    if resume:
+        state, meta = checkpoint.load(saved, like=state)
+        check_same(config, meta["config"])
+        done, seconds, history = meta["generation"], meta["seconds"], meta["history"]
+        if done >= config.generations:
+            raise ValueError(f"{out} is complete at generation {done}; ask for more --generations")
+    elif saved.exists():
+        raise ValueError(f"{out} holds a run already; resume it or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+    def save(state):
+        meta = {"config": dataclasses.asdict(config), "generation": done, "seconds": seconds}
+        checkpoint.save(saved, state, meta | {"history": history})
+
+    evolve = make_evolve(strategy, task.loss)
+    losses, measure_keys = make_measure(task), jax.random.split(key_measure, MEASURED)
+
+    def mean_loss(params):
+        return float(jnp.mean(losses(params, measure_keys)))
+
+    dead_loss = float(empty_loss(task.target))
+    progress = tqdm(total=config.generations, initial=done, unit="generation")
+    last_save = clock = time.monotonic()
+    try:
+        for point in log_points(config, done):
+            state, metrics = evolve(state, key_evolve, done, point - done)
+            metrics = jax.device_get(metrics)
+            progress.update(point - done)
+            now = time.monotonic()
+            done, seconds, clock = point, seconds + now - clock, now
+            row = {"generation": done, "rollouts": done * config.population}
+            row |= {"seconds": round(seconds, 3), "loss": mean_loss(strategy.mean(state))}
+            row |= {name: metrics[name].item() for name in HISTORY[4:]}
+            check_alive(row, config.population, dead_loss)
+            history.append([row[name] for name in HISTORY])
+            rate = round(row["rollouts"] / seconds)
+            progress.set_postfix({"loss": f"{row['loss']:.4f}", "rollouts/s": rate})
+            if callback:
+                callback(row)
+            if now - last_save > checkpoint_seconds:
+                save(state)
+                last_save = now
+    except KeyboardInterrupt:
+        save(state)
+        progress.write(f"Stopped at generation {done}. To go on: {command} --resume")
+        raise
+    finally:
+        progress.close()
+    save(state)
+    write_run(out, task, strategy.mean(state), history, command)
+    return out
+
+
+def check_same(config: Config, saved: dict) -> None:
+    """Refuse to resume another run's checkpoint.
+
+    Raises:
+        ValueError: a field other than `generations` differs; names it and both values.
+    """
+    for name, value in dataclasses.asdict(config).items():
+        if name != "generations" and saved.get(name) != value:
+            raise ValueError(
+                f"cannot resume: {name} is {value!r} here but {saved.get(name)!r} in the checkpoint"
+            )
+
+
+def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
+    """Compile (params, keys) -> losses, one for each key: how good weights are, and how surely.
+
+    Args:
+        task: from `make_task`.
+        factor: see `Task.loss`.
+
+    Returns:
+        Function of the weights and (N,) random keys, giving (N,) float32.
+    """
+    return jax.jit(lambda params, keys: jax.lax.map(lambda k: task.loss(params, k, factor), keys))
+
+
+def write_run(out: Path, task: Task, params: Any, history: list, command: str | None) -> None:
+    """Write the files of a run folder, each whole or not at all.
+
+    Args:
+        out: the folder.
+        task: from `make_task`.
+        params: the final weights.
+        history: rows of `HISTORY`.
+        command: how to reproduce the run.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(HISTORY)
+    rows.writerows(history)
+    checkpoint.write_atomic(out / "history.csv", table.getvalue().encode())
+    archive = io.BytesIO()
+    np.savez(archive, **weights_to_arrays(params))
+    checkpoint.write_atomic(out / "weights.npz", archive.getvalue())
+    states = np.asarray(task.frames(params, jax.random.key(FRESH)))
+    pixels = render.upscale(render.to_rgb(states, premultiplied=task.config.premultiply), 6)
+    render.save_png(out / "final.png", pixels[-1])
+    render.save_clip(out / "growth.webp", pixels, fps=16)
+    losses = make_measure(task)(params, jax.random.split(jax.random.key(FRESH), MEASURED))
+    last = dict(zip(HISTORY, history[-1], strict=True))
+    description = {
+        "rule": "growing",
+        "config": dataclasses.asdict(task.config),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "loss": {"mean": float(losses.mean()), "std": float(losses.std()), "keys": MEASURED},
+        "empty_loss": float(empty_loss(task.target)),
+        "rollouts": last["rollouts"],
+        "seconds": last["seconds"],
+        "device": describe_device(),
+        "versions": versions(),
+        "command": command,
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_atomic(out / "run.json", text.encode())
+
+
+def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
+    """Name each weight array: {"hidden.kernel": (3C, hidden), ...}."""
+    layers = nnx.to_pure_dict(params).items()
+    return {f"{layer}.{name}": np.asarray(x) for layer, part in layers for name, x in part.items()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a run's numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "evosax", "numpy")
+    own = {"python": platform.python_version(), "nca_lib": nca_lib.__version__}
+    return own | {name: importlib.metadata.version(name) for name in packages}
+
+
+def describe_device() -> str:
+    """Name what a run is computed on, for example "2 x cpu (AMD EPYC)"."""
+    devices = jax.devices()
+    kind, info = devices[0].device_kind, Path("/proc/cpuinfo")
+    if devices[0].platform == "cpu" and info.exists():  # Linux; elsewhere plain "cpu"
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        kind = f"cpu ({models[0].partition(':')[2].strip()})" if models else kind
+    return f"{len(devices)} x {kind}"
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
+    """Read the command line; every field of `Config` is a flag."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nca_lib.train", description="Evolve a cell rule into a run folder."
+    )
+    parser.add_argument("--preset", choices=PRESETS, required=True)
+    parser.add_argument("--out", required=True, help="run folder, made if needed")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        kind = parse_bool if field.type is bool else field.type
+        parser.add_argument(flag, type=kind, metavar=field.type.__name__)
+    options = parser.parse_args(arguments)
+    names = {field.name for field in dataclasses.fields(Config)}
+    given = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    return options, dataclasses.replace(PRESETS[options.preset], **given)
+
+
+def parse_bool(text: str) -> bool:
+    """Read "true" or "false"; argparse reports the ValueError that anything else raises."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 2 for an error, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, config = parse(arguments)
+    kept = [argument for argument in arguments if argument != "--resume"]
+    try:
+        use_cores()
+        command = shlex.join(["python", "-m", "nca_lib.train", *kept])
+        train(config, options.out, resume=options.resume, command=command)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
