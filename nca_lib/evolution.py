@@ -58,13 +58,16 @@ class Strategy(NamedTuple):
 
     def init(self, key: jax.Array, mean: Any) -> Any:
         """Make the strategy's state, its search distribution centred on the pytree `mean`."""
-        state = self.algorithm.init(key, mean, self.params)
-        # evosax leaves some scalars weakly typed, which would compile every jitted step twice.
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), state)
+        return strongly_typed(self.algorithm.init(key, mean, self.params))
 
     def mean(self, state: Any) -> Any:
         """Return the centre of the search distribution, a pytree like the one given to `init`."""
         return self.algorithm.get_mean(state)
+
+
+def strongly_typed(tree: Any) -> Any:
+    """Fix the dtype of every leaf: evosax leaves some weak, and a weak one compiles anew."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
@@ -114,18 +117,18 @@ def open_es(
 
 
 def population_mesh(population: int) -> Mesh:
-    """Lay all devices of all processes in a row to share a population.
+    """Lay the devices in a row that will share a population in equal parts.
 
-    Raises:
-        ValueError: the devices cannot share `population` members equally.
+    Args:
+        population: N, number of members.
+
+    Returns:
+        A mesh of the most devices that divide N: all of them for a power of two on 2, 4, 8, ...
+        devices, but 4 of 6 cores for N = 64.
     """
-    devices = np.array(jax.devices())
-    if population % len(devices):
-        raise ValueError(
-            f"a population of {population} cannot be shared equally by {len(devices)} devices; "
-            f"take a multiple of {len(devices)}"
-        )
-    return Mesh(devices, (AXIS,))
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if population % n == 0)
+    return Mesh(np.array(devices[:count]), (AXIS,))
 
 
 def evaluate_share(
@@ -169,9 +172,6 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
         start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
         the last generation. Each generation's randomness depends on `key` and its number alone,
         so a run cut in two equals the run in one piece.
-
-    Raises:
-        ValueError: the devices cannot share the population equally.
     """
     algorithm, params = strategy
     mesh = population_mesh(algorithm.population_size)
@@ -183,7 +183,7 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
         population, state = algorithm.ask(key_ask, state, params)
         fitness = evaluate_share(fitness_fn, population, key_evaluate, size, chunk)
-        return algorithm.tell(key_tell, population, fitness, state, params)
+        return strongly_typed(algorithm.tell(key_tell, population, fitness, state, params))
 
     def evolve(state, key, start, count):
         def body(number, carry):

@@ -101,11 +101,12 @@ def validate(config: Config) -> None:
     Raises:
         ValueError: names the field, the value and what was expected.
     """
+    kinds = {int: "an int", float: "a finite float", bool: "true or false", str: "a string"}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         good = type(value) is field.type or (field.type is float and type(value) is int)
         if not good or (field.type is float and not math.isfinite(value)):
-            raise ValueError(f"{field.name} must be a finite {field.type.__name__}, got {value!r}")
+            raise ValueError(f"{field.name} must be {kinds[field.type]}, got {value!r}")
     lowest = {"channels": 4, "hidden": 1, "num_steps": 1, "population": 2, "generations": 1}
     lowest |= {"log_every": 1, "size": 1, "padding": 0, "seed": 0, "std_end": 0.0}
     for name, low in (lowest | {"learning_rate_end": 0.0}).items():
@@ -114,6 +115,8 @@ def validate(config: Config) -> None:
     for name in ("step_size", "std", "learning_rate"):
         if getattr(config, name) <= 0:
             raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+    if config.seed >= 2**32:
+        raise ValueError(f"seed must be under 2**32, got {config.seed}")
     if not 0 <= config.alive_threshold < 1:  # the seed's alpha is 1
         raise ValueError(f"alive_threshold must be in [0, 1), got {config.alive_threshold}")
     if config.mask not in MASKS:

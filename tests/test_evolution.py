@@ -1,0 +1,189 @@
+"""One generation against a hand-written one, on one device and on several."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nca_lib import evolution
+from nca_lib.evolution import make_evolve, open_es, use_cores
+from nca_lib.train import PRESETS, make_strategy, make_task
+
+N = 8
+PARAMS = {"a": jnp.array([[0.5, -1.0, 2.0]]), "b": jnp.array([3.0, 0.0])}
+constant = optax.constant_schedule
+
+
+def bowl(params, key):
+    """A quadratic with a noise that the whole population shares."""
+    noise = jax.random.normal(key)
+    return jnp.sum((params["a"] - 1.0) ** 2) + jnp.sum(params["b"] ** 2) * jnp.exp(0.1 * noise)
+
+
+@pytest.fixture
+def strategy():
+    return open_es(PARAMS, N, std=constant(0.1), learning_rate=constant(0.05))
+
+
+def ranks_by_hand(fitness):
+    """Centered ranks in [-0.5, 0.5], ties averaged."""
+    below = (fitness[:, None] > fitness).sum(1)
+    ties = (fitness[:, None] == fitness).sum(1)
+    return (below + (ties - 1) / 2) / (len(fitness) - 1) - 0.5
+
+
+def test_ask_evaluate_tell_equals_a_hand_written_update(strategy):
+    state, key = strategy.init(jax.random.key(0), PARAMS), jax.random.key(7)
+    mean = np.concatenate([PARAMS["a"].ravel(), PARAMS["b"]])
+    adam = optax.adam(0.05)
+    opt_state = adam.init(jnp.asarray(mean))
+    expected = []
+    for number in range(3):
+        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        half = np.asarray(jax.random.normal(keys[0], (N // 2, 5)))
+        noise = np.concatenate([half, -half])
+        members = mean + np.float32(0.1) * noise
+        members_tree = [{"a": x[None, :3], "b": x[3:]} for x in members]
+        fitness = np.array([bowl(member, keys[1]) for member in members_tree])
+        gradient = ranks_by_hand(fitness) @ noise / (N * 0.1)
+        updates, opt_state = adam.update(jnp.asarray(gradient, jnp.float32), opt_state)
+        mean = mean + np.asarray(updates)
+        expected.append(mean)
+    evolve = make_evolve(strategy, bowl)
+    for number, mean in enumerate(expected):
+        state, metrics = evolve(state, key, number, 1)
+        np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(metrics["fitness_best"], fitness.min(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["fitness_mean"], fitness.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["fitness_std"], fitness.std(), rtol=1e-4)
+
+
+def test_dispatches_can_be_cut_anywhere(strategy):
+    evolve, key = make_evolve(strategy, bowl), jax.random.key(7)
+    start = strategy.init(jax.random.key(0), PARAMS)
+    whole, _ = evolve(start, key, 0, 10)
+    parts = start
+    for first, count in ((0, 1), (1, 6), (7, 3)):
+        parts, _ = evolve(parts, key, first, count)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        assert jnp.array_equal(a, b)
+
+
+def test_one_compilation_serves_all_counts(strategy):
+    traces = []
+
+    def counted(params, key):
+        traces.append(1)
+        return bowl(params, key)
+
+    evolve = make_evolve(strategy, counted)
+    state, _ = evolve(strategy.init(jax.random.key(0), PARAMS), jax.random.key(7), 0, 1)
+    once = len(traces)
+    state, _ = evolve(state, jax.random.key(7), 1, 5)
+    evolve(state, jax.random.key(7), 6, 2)
+    assert len(traces) == once
+
+
+def test_it_minimises(strategy):
+    state, _ = make_evolve(strategy, bowl)(
+        strategy.init(jax.random.key(0), PARAMS), jax.random.key(7), 0, 200
+    )
+    assert float(bowl(strategy.mean(state), jax.random.key(0))) < 0.5  # from about 14
+
+
+def test_members_that_are_not_finite_rank_last(strategy):
+    def half_broken(params, key):
+        return jnp.where(params["b"][0] > 3.0, jnp.nan, bowl(params, key))
+
+    state = strategy.init(jax.random.key(0), PARAMS)
+    after, metrics = make_evolve(strategy, half_broken)(state, jax.random.key(7), 0, 1)
+    assert metrics["nonfinite"] == N // 2  # of each pair, one lies above
+    assert jnp.isfinite(after.mean).all()
+    assert after.mean[3] < 3.0
+
+
+def test_ties_move_nothing(strategy):
+    state = strategy.init(jax.random.key(0), PARAMS)
+    after, _ = make_evolve(strategy, lambda params, key: jnp.float32(1.0))(
+        state, jax.random.key(7), 0, 1
+    )
+    np.testing.assert_allclose(after.mean, state.mean, atol=1e-5)  # lr is 0.05
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 16, 32])
+def test_chunks_and_devices_do_not_matter(chunk, monkeypatch):
+    task = make_task(PRESETS["smoke"])
+    strategy = make_strategy(task.config, task.params)
+    start = strategy.init(jax.random.key(0), task.params)
+
+    def run(devices, chunk):
+        with monkeypatch.context() as patch:
+            patch.setattr(evolution.jax, "devices", lambda: devices)
+            evolve = make_evolve(strategy, task.loss, chunk)
+        return evolve(start, jax.random.key(1), 0, 3)
+
+    devices = jax.devices()
+    assert len(devices) == 2
+    one, metrics_one = run(devices[:1], 1)
+    two, metrics_two = run(devices, chunk)
+    np.testing.assert_allclose(one.mean, two.mean, atol=1e-5)
+    for name, value in metrics_one.items():
+        np.testing.assert_allclose(value, metrics_two[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("population", [0, 1, 7, -2])
+def test_populations_without_pairs_are_refused(population):
+    with pytest.raises(ValueError, match=f"must be even and at least 2, got {population}"):
+        open_es(PARAMS, population, std=constant(0.1), learning_rate=constant(0.05))
+
+
+@pytest.mark.parametrize(("population", "used"), [(64, 2), (63, 1), (2, 2)])
+def test_devices_that_divide_the_population_are_used(population, used):
+    assert evolution.population_mesh(population).size == used
+
+
+def run_python(code, **environment):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+
+
+def test_use_cores_splits_the_cpu_and_may_be_repeated():
+    code = """
+import jax, nca_lib, nca_lib.train, nca_lib.runs
+assert nca_lib.use_cores(3) == 3 == len(jax.devices())
+assert nca_lib.use_cores(3) == 3
+"""
+    assert run_python(code).returncode == 0
+
+
+def test_use_cores_says_when_it_is_too_late():
+    code = "import jax, nca_lib; jax.devices(); nca_lib.use_cores(3)"
+    assert "came too late: JAX already runs on 1 CPU" in run_python(code).stderr
+
+
+def test_use_cores_leaves_a_choice_made_in_xla_flags():
+    code = "import nca_lib; assert nca_lib.use_cores() == 5"
+    flags = "--xla_force_host_platform_device_count=5"
+    assert run_python(code, XLA_FLAGS=flags).returncode == 0
+
+
+def test_importing_changes_nothing():
+    code = """
+import nca_lib, nca_lib.train, nca_lib.runs, nca_lib.render
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_use_cores_refuses_nonsense():
+    with pytest.raises(ValueError, match="cores must be at least 1, got 0"):
+        use_cores(0)

@@ -1,0 +1,59 @@
+"""The loss, and above all the steps it covers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_model import random_model
+
+from nca_lib.loss import empty_loss, growth_loss, mse
+from nca_lib.model import seed_state
+from nca_lib.rollout import fire_schedule, record
+
+T, H, W, C = 9, 8, 8, 6
+TARGET = jax.random.uniform(jax.random.key(5), (H, W, 4))
+
+
+@pytest.fixture
+def grown():
+    """A rule, its masks and all its states: chosen so that the loss differs at every step."""
+    model = random_model(channels=C, hidden=9)
+    fires = fire_schedule(jax.random.key(1), T, H, W)
+    return model, fires, record(model, seed_state(H, W, C), fires)
+
+
+def test_mse_by_hand():
+    state = jnp.zeros((H, W, C)).at[..., 0].set(100.0)  # a hidden channel does not count
+    np.testing.assert_allclose(mse(state, TARGET), np.mean(np.square(TARGET)), rtol=1e-6)
+    assert mse(jnp.zeros((5, 2, H, W, C)), TARGET).shape == (5, 2)
+    assert float(mse(state.at[..., -4:].set(TARGET), TARGET)) == 0.0
+
+
+def test_empty_loss_is_the_loss_of_a_dead_grid():
+    np.testing.assert_allclose(empty_loss(TARGET), mse(jnp.zeros((H, W, C)), TARGET), rtol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 3, T])
+def test_the_window_is_the_last_steps_in_time(grown, window):
+    model, fires, states = grown
+    losses = np.asarray(mse(states, TARGET))
+    assert len(np.unique(losses)) > window  # else the choice of steps could not be seen
+    loss = growth_loss(model, seed_state(H, W, C), fires, TARGET, window)
+    np.testing.assert_allclose(loss, losses[-window:].mean(), rtol=1e-5)
+
+
+def test_the_window_does_not_select_members_of_a_batch(grown):
+    """The reference's `state[-32:]` on (batch, time, ...) cuts the batch and keeps all steps."""
+    model, fires, states = grown
+    slipped = mse(states[None, 1:][-3:], TARGET).mean()
+    loss = growth_loss(model, seed_state(H, W, C), fires, TARGET, 3)
+    assert abs(float(slipped) - float(loss)) > 1e-3
+    whole = growth_loss(model, seed_state(H, W, C), fires, TARGET, T)
+    np.testing.assert_allclose(whole, slipped, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [0, -1, T + 1])
+def test_windows_outside_the_rollout_are_refused(grown, window):
+    model, fires, _ = grown
+    with pytest.raises(ValueError, match=f"window must be 1 to {T} .* got {window}"):
+        growth_loss(model, seed_state(H, W, C), fires, TARGET, window)

@@ -1,0 +1,140 @@
+"""The cell rule against CAX, NumPy and hand calculation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from nca_lib.model import KERNELS, NCA, living_mask, perceive, seed_state
+from nca_lib.rollout import fire_schedule
+from nca_lib.train import PRESETS, make_task
+
+
+def random_model(seed=0, channels=16, hidden=128, **options):
+    """A model with all weights random, the zero-initialised last layer included."""
+    model = NCA(channels, hidden, rngs=nnx.Rngs(seed), **options)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    keys = iter(jax.random.split(jax.random.key(seed), 4))
+    params = jax.tree.map(lambda x: 0.2 * jax.random.normal(next(keys), x.shape), params)
+    return nnx.merge(graph, params, rest)
+
+
+def random_state(seed, height=10, width=12, channels=16):
+    """A state with living and dead regions."""
+    state = jax.random.normal(jax.random.key(seed), (height, width, channels))
+    return state.at[: height // 2, : width // 2, -1].set(0.0)
+
+
+def test_perception_equals_numpy_convolution():
+    state = np.asarray(random_state(0, 7, 9, 5))
+    padded = np.pad(state, ((1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((7, 9, 3, 5))
+    for y in range(7):
+        for x in range(9):
+            patch = padded[y : y + 3, x : x + 3]
+            expected[y, x] = np.einsum("ijk,ijc->kc", KERNELS, patch)
+    np.testing.assert_allclose(perceive(state), expected.reshape(7, 9, 15), atol=1e-6)
+
+
+def test_sobel_kernels_see_a_ramp_as_its_slope_and_ignore_a_constant():
+    rows = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 1))
+    identity, dy, dx = jnp.moveaxis(perceive(rows), -1, 0)[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(identity, rows[1:-1, 1:-1, 0])
+    np.testing.assert_allclose(dy, 1.0)  # two rows apart, over |weights| summing to one
+    np.testing.assert_allclose(dx, 0.0)
+
+
+@pytest.mark.parametrize("step_size", [1.0, 2.0])
+def test_step_equals_cax(step_size):
+    cax_perceive = pytest.importorskip("cax.core.perceive", reason="cax needs newer jax and flax")
+    from cax.core.update import NCAUpdate
+
+    rngs = nnx.Rngs(0)
+    with jax.numpy_dtype_promotion("standard"):
+        see = cax_perceive.ConvPerceive(16, 48, feature_group_count=16, rngs=rngs)
+        kernels = [cax_perceive.identity_kernel(ndim=2), cax_perceive.grad_kernel(ndim=2)]
+    kernel = jnp.concatenate(kernels, axis=-1)  # (3, 3, 3)
+    see.conv.kernel[...] = jnp.tile(kernel, (1, 1, 16))[:, :, None, :]
+    think = NCAUpdate(16, 48, (128,), step_size=step_size, cell_dropout_rate=0.0, rngs=rngs)
+    hidden, output = think.layers
+    ours = random_model(channels=16, hidden=128, step_size=step_size)
+    # CAX interleaves the kernels (channel by channel); ours come one whole kernel after another.
+    weights = ours.hidden.kernel[...].reshape(3, 16, 128).swapaxes(0, 1).reshape(1, 1, 48, 128)
+    hidden.kernel[...] = weights
+    hidden.bias[...] = ours.hidden.bias[...]
+    output.kernel[...] = ours.output.kernel[...][None, None]
+    output.bias[...] = ours.output.bias[...]
+    for seed in range(5):
+        state = random_state(seed)
+        with jax.numpy_dtype_promotion("standard"):
+            expected = think(state, see(state), None)
+        everywhere = jnp.ones(state.shape[:2], bool)
+        assert float(jnp.abs(expected).max()) > 0.1  # not a dead grid on both sides
+        np.testing.assert_allclose(ours(state, everywhere), expected, atol=1e-5)
+
+
+def test_parameter_counts_of_the_reference():
+    task = make_task(PRESETS["reference"])
+    trained = sum(leaf.size for leaf in jax.tree.leaves(task.params))
+    assert trained == 8_336
+    # The notebook also counts the fixed kernels, one copy for each channel.
+    assert trained + KERNELS.size * 16 == 8_768
+
+
+def test_kernels_are_not_trainable():
+    params = nnx.to_pure_dict(nnx.state(random_model(), nnx.Param))
+    assert {name: sorted(layer) for name, layer in params.items()} == {
+        "hidden": ["bias", "kernel"],
+        "output": ["bias", "kernel"],
+    }
+
+
+def test_indices_and_mask_give_the_same_step():
+    model, state = random_model(), random_state(1)
+    fires = fire_schedule(jax.random.key(0), 1, 10, 12)[0]
+    mask = jnp.zeros(120, bool).at[fires].set(True).reshape(10, 12)
+    np.testing.assert_allclose(model(state, fires), model(state, mask), atol=1e-6)
+
+
+def test_cells_that_do_not_fire_keep_their_state_while_alive():
+    model, state = random_model(), jnp.ones((6, 6, 16))
+    assert jnp.array_equal(model(state, jnp.zeros((6, 6), bool)), state)
+
+
+def test_untrained_rule_changes_nothing():
+    state = seed_state(8, 8, 16)
+    model = NCA(16, 32, rngs=nnx.Rngs(3))
+    assert jnp.array_equal(model(state, jnp.ones((8, 8), bool)), state)
+
+
+def test_living_mask_is_the_neighbourhood_of_mature_cells():
+    state = jnp.zeros((6, 7, 4)).at[0, 0, -1].set(0.2).at[3, 4, -1].set(0.05)
+    expected = np.zeros((6, 7, 1), bool)
+    expected[:2, :2] = True
+    assert np.array_equal(living_mask(state), expected)
+    assert not living_mask(state.at[..., -1].add(-1.0)).any()
+
+
+def test_life_needs_a_mature_neighbour_before_and_after():
+    def bias_only(change):
+        model = NCA(4, 1, rngs=nnx.Rngs(0))
+        model.output.bias[...] = jnp.array([0.0, 0.0, 0.0, change])
+        return model
+
+    everywhere = jnp.ones((5, 5), bool)
+    grown = bias_only(1.0)(seed_state(5, 5, 4), everywhere)
+    assert np.array_equal(grown[..., -1] > 0, np.pad(np.ones((3, 3), bool), 1))
+    assert not bias_only(-1.0)(seed_state(5, 5, 4), everywhere).any()
+
+
+def test_seed_is_one_cell_at_the_centre():
+    state = seed_state(6, 9, 5)
+    assert state.shape == (6, 9, 5)
+    assert float(state.sum()) == 1.0 == float(state[3, 4, -1])
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(3, 8), (0, 8), (-1, 8), (8, 0), (8, -5)])
+def test_impossible_sizes_are_refused(channels, hidden):
+    with pytest.raises(ValueError, match="must be at least"):
+        NCA(channels, hidden, rngs=nnx.Rngs(0))

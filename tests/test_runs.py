@@ -1,0 +1,89 @@
+"""Run folders, shipped and own."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_train import TINY
+
+from nca_lib import list_runs, load_run
+from nca_lib.loss import empty_loss
+from nca_lib.runs import arrays_to_weights
+from nca_lib.train import train, weights_to_arrays
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A run folder of the reader's own."""
+    return train(TINY, tmp_path_factory.mktemp("runs") / "own")
+
+
+@pytest.mark.parametrize("name", list_runs())
+def test_shipped_runs_recompute_their_own_loss(name):
+    run = load_run(name)
+    losses = run.evaluate(keys=run.info["loss"]["keys"])
+    np.testing.assert_allclose(losses.mean(), run.info["loss"]["mean"], rtol=1e-4)
+    assert run.history["generation"][-1] == run.config.generations
+    assert run.history["rollouts"][-1] == run.info["rollouts"]
+    assert len(run.history["loss"]) <= 4_000
+    for file in ("final.png", "growth.webp"):
+        assert (run.folder / file).stat().st_size > 0
+
+
+def test_the_lizard_is_a_lizard():
+    run = load_run("lizard")
+    assert run.config.emoji == "🦎"
+    assert run.evaluate(keys=8).mean() <= 0.010
+    assert empty_loss(run.target) > 0.05
+
+
+def test_an_own_run_loads_alike(own):
+    run = load_run(own)
+    assert run.config == TINY
+    assert run.target.shape == (10, 10, 4)
+    assert run.grow(jax.random.key(0)).shape == (7, 10, 10, 8)
+    assert run.evaluate(keys=3).shape == (3,)
+    np.testing.assert_allclose(
+        run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5
+    )
+    assert load_run(str(own)).config == TINY
+
+
+def test_factor_lengthens_the_rollout_and_keeps_the_window(own):
+    run = load_run(own)
+    assert not np.array_equal(run.evaluate(keys=2), run.evaluate(keys=2, factor=3))
+
+
+@pytest.mark.parametrize("bad", [{"keys": 0}, {"factor": 0}, {"keys": -1}])
+def test_evaluations_of_nothing_are_refused(own, bad):
+    with pytest.raises(ValueError, match="keys and factor must be at least 1"):
+        load_run(own).evaluate(**bad)
+
+
+def test_unknown_runs_are_named_with_those_that_exist(tmp_path):
+    with pytest.raises(ValueError, match="'newt' is neither a shipped run .*lizard"):
+        load_run("newt")
+    with pytest.raises(ValueError, match=r"nor a folder with a run\.json"):
+        load_run(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(own, tmp_path):
+    folder = shutil.copytree(own, tmp_path / "other")
+    info = json.loads((folder / "run.json").read_text())
+    info["config"]["hidden"] = 16
+    (folder / "run.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="weights have shapes"):
+        load_run(folder)
+
+
+def test_weights_round_trip(own):
+    run = load_run(own)
+    arrays = weights_to_arrays(run.params)
+    again = weights_to_arrays(arrays_to_weights(arrays, like=run.task.params))
+    assert arrays.keys() == again.keys() == {
+        "hidden.kernel", "hidden.bias", "output.kernel", "output.bias"
+    }  # fmt: skip
+    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
+    assert not np.array_equal(arrays["output.kernel"], np.zeros((32, 8)))

@@ -1,0 +1,242 @@
+"""The trainer: run folders, exact resume, the command line, and what it refuses."""
+
+import csv
+import dataclasses
+import json
+import math
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from nca_lib import checkpoint, train
+from nca_lib.evolution import make_evolve
+from nca_lib.train import HISTORY, PRESETS, Config, check_alive, log_points, main, make_task
+
+TINY = dataclasses.replace(
+    PRESETS["smoke"], size=6, num_steps=6, window=2, population=8, generations=30, log_every=7
+)
+
+
+def read_history(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A complete run of 30 generations."""
+    return train.train(TINY, tmp_path_factory.mktemp("runs") / "whole", command="the command")
+
+
+def test_a_run_folder_is_complete(finished):
+    info = json.loads((finished / "run.json").read_text())
+    assert Config(**info["config"]) == TINY
+    assert info["command"] == "the command"
+    assert info["parameters"] == 1_064
+    assert info["rollouts"] == 30 * 8
+    assert info["seconds"] > 0
+    assert info["versions"]["jax"] == jax.__version__
+    assert "cpu" in info["device"].lower()
+    assert 0 < info["loss"]["mean"] < 1
+    rows = read_history(finished)
+    assert tuple(rows[0]) == HISTORY
+    assert [int(row["generation"]) for row in rows] == [*range(1, 17), 21, 28, 30]
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert np.load(finished / "weights.npz", allow_pickle=False)["hidden.kernel"].shape == (24, 32)
+    assert Image.open(finished / "growth.webp").n_frames > 1
+    assert Image.open(finished / "final.png").size == (60, 60)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
+    def interrupt(row):
+        if row["generation"] == 11:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(TINY, tmp_path / "cut", callback=interrupt)
+    assert not (tmp_path / "cut" / "run.json").exists()
+    cut = train.train(TINY, tmp_path / "cut", resume=True)
+    for a, b in zip(
+        checkpoint.read(finished / "checkpoint")[0],
+        checkpoint.read(cut / "checkpoint")[0],
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes()
+    for a, b in zip(read_history(finished), read_history(cut), strict=True):
+        assert {**a, "seconds": ""} == {**b, "seconds": ""}
+    assert (finished / "growth.webp").read_bytes() == (cut / "growth.webp").read_bytes()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
+    def interrupt(row):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(TINY, tmp_path / "run", callback=interrupt, command="python -m x --out run")
+    assert "generation 1. To go on: python -m x --out run --resume" in capsys.readouterr().out
+
+
+def test_a_finished_run_can_be_made_longer(finished, tmp_path):
+    folder = tmp_path / "longer"
+    train.train(TINY, folder)
+    longer = dataclasses.replace(TINY, generations=34)
+    train.train(longer, folder, resume=True)
+    rows = [int(row["generation"]) for row in read_history(folder)]
+    assert rows == [*range(1, 17), 21, 28, 30, 34]
+    with pytest.raises(ValueError, match="complete at generation 34"):
+        train.train(longer, folder, resume=True)
+
+
+def test_a_folder_is_not_overwritten_by_mistake(finished):
+    before = (finished / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run already"):
+        train.train(TINY, finished)
+    assert (finished / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("std", 0.5), ("emoji", "⭐")])
+def test_another_configuration_cannot_resume(finished, name, value):
+    other = dataclasses.replace(TINY, **{name: value})
+    with pytest.raises(ValueError, match=f"cannot resume: {name} is {value!r} here but "):
+        train.train(other, finished, resume=True)
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        train.train(TINY, tmp_path / "new", resume=True)
+
+
+def test_same_seed_same_history_and_another_seed_another(finished, tmp_path):
+    again = train.train(TINY, tmp_path / "again")
+    other = train.train(dataclasses.replace(TINY, seed=1), tmp_path / "other")
+
+    def losses(folder):
+        return [row["loss"] for row in read_history(folder)]
+
+    assert losses(again) == losses(finished) != losses(other)
+
+
+def test_it_learns():
+    task = make_task(PRESETS["smoke"])
+    strategy = train.make_strategy(task.config, task.params)
+    state = strategy.init(jax.random.key(0), task.params)
+    keys = jax.random.split(jax.random.key(2), 8)
+    measure = train.make_measure(task)
+    before = measure(strategy.mean(state), keys).mean()
+    state, _ = make_evolve(strategy, task.loss)(state, jax.random.key(1), 0, 60)
+    assert measure(strategy.mean(state), keys).mean() < 0.8 * before
+
+
+def test_death_is_reported_at_once(tmp_path):
+    deadly = dataclasses.replace(TINY, std=10.0, learning_rate=10.0, step_size=50.0)
+    with pytest.raises((RuntimeError, FloatingPointError), match="Lower std, learning_rate"):
+        train.train(deadly, tmp_path / "dead")
+    assert not (tmp_path / "dead" / "run.json").exists()
+
+
+def test_dead_and_exploded_populations_are_told_apart():
+    healthy = {"generation": 3, "nonfinite": 1, "fitness_std": 0.1, "fitness_mean": 0.05}
+    check_alive(healthy, population=8, dead_loss=0.05)
+    with pytest.raises(FloatingPointError, match="generation 3: 5 of 8 members are not finite"):
+        check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05)
+    with pytest.raises(RuntimeError, match="every member died"):
+        check_alive(healthy | {"fitness_std": 0.0}, population=8, dead_loss=0.05)
+    check_alive(healthy | {"fitness_std": 0.0, "fitness_mean": 0.04}, 8, 0.05)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_their_histories_fit(preset):
+    train.validate(PRESETS[preset])
+    points = log_points(PRESETS[preset], 0)
+    assert points[:16] == list(range(1, 17))
+    assert points[-1] == PRESETS[preset].generations
+    assert len(points) <= 4_000
+
+
+def test_log_points_thin_out_and_resume():
+    long = dataclasses.replace(TINY, generations=1_000_000, log_every=1)
+    assert len(log_points(long, 0)) <= 4_000
+    assert log_points(TINY, 21) == [28, 30]
+
+
+BAD = {
+    "emoji": [7, "", "ab"],
+    "size": [0, -2, 12.0, True, 7, 10_000],
+    "padding": [-1, 1.5],
+    "premultiply": [1, "true"],
+    "channels": [3, 0],
+    "hidden": [0],
+    "step_size": [0.0, -1.0, math.nan, math.inf, "1"],
+    "alive_threshold": [-0.1, 1.0, math.nan],
+    "mask": ["dropout", ""],
+    "num_steps": [0, -3],
+    "window": [0, 7],
+    "population": [0, 7, -2],
+    "std": [0.0, -0.1, math.inf],
+    "std_end": [-1.0],
+    "learning_rate": [0.0, -1.0],
+    "learning_rate_end": [-0.1],
+    "generations": [0],
+    "log_every": [0],
+    "seed": [-1, 0.5, 2**32],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(k, v) for k, vs in BAD.items() for v in vs])
+def test_bad_fields_are_named_before_anything_is_written(name, value, tmp_path):
+    with pytest.raises(ValueError, match=name):
+        train.train(dataclasses.replace(TINY, **{name: value}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_field_has_a_bad_example():
+    assert set(BAD) == {field.name for field in dataclasses.fields(Config)}
+
+
+def arguments(folder, *more):
+    tiny = "--size 6 --num-steps 6 --window 2 --population 8 --generations 18 --log-every 7".split()
+    return ["--preset", "smoke", "--out", str(folder), *tiny, *more]
+
+
+def test_command_line(tmp_path, capsys):
+    folder = tmp_path / "a run"
+    assert main(arguments(folder, "--learning-rate", "0.02", "--premultiply", "false")) == 0
+    info = json.loads((folder / "run.json").read_text())
+    assert info["config"]["learning_rate"] == 0.02
+    assert info["config"]["premultiply"] is False
+    assert info["config"]["std"] == PRESETS["smoke"].std
+    assert info["command"].startswith("python -m nca_lib.train --preset smoke --out '")
+    assert main(arguments(folder)) == 2
+    assert "error: " in capsys.readouterr().err
+    more = ["--learning-rate", "0.02", "--premultiply", "false", "--generations", "20"]
+    assert main(arguments(folder, *more, "--resume")) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--size", "0"], "size must be at least 1, got 0"),
+        (["--population", "7"], "population must be even"),
+        (["--std", "nan"], "std must be a finite float, got nan"),
+        (["--emoji", "lizard"], "exactly one emoji, got 'lizard'"),
+        (["--resume"], "No such file"),
+    ],
+)
+def test_command_line_errors_are_one_line(more, message, tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "more", [["--size", "big"], ["--premultiply", "maybe"], ["--preset", "huge"], ["--sise", "8"]]
+)
+def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments(tmp_path / "run", *more))
+    assert exit_info.value.code == 2
+    assert more[0] in capsys.readouterr().err
