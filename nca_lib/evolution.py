@@ -195,9 +195,7 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
 
     everywhere = PartitionSpec()
     compiled = jax.jit(
-        jax.shard_map(
-            evolve, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-        )
+        jax.shard_map(evolve, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
     )
     replicated = NamedSharding(mesh, everywhere)  # as the state returns: no second compilation
     return lambda state, *rest: compiled(jax.device_put(state, replicated), *rest)

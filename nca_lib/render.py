@@ -32,6 +32,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from nca_lib.checkpoint import write_atomic
+
 # The colours of Okabe and Ito (2008), told apart by readers with any common colour blindness.
 # Their orange, sky blue and yellow are left out: on white they fall short of the contrast of 3:1
 # that WCAG 2.2 asks of a line in a figure.
@@ -77,7 +79,7 @@ align-items:center;max-width:100%;cursor:pointer}
 
 
 def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
-    """Converts states to straight-alpha pixels, transparency kept.
+    """Convert states to straight-alpha pixels, transparency kept.
 
     A premultiplied colour `c` with alpha `a` becomes `min(c, a) / a`; where `a` is 0 it is black.
 
@@ -100,7 +102,7 @@ def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
 def to_rgb(
     state: ArrayLike, background: ArrayLike = (1.0, 1.0, 1.0), premultiplied: bool = True
 ) -> np.ndarray:
-    """Lays states over a background.
+    """Lay states over a background.
 
     With premultiplied colour `c` the result is `c + (1 - a) * background`, with straight colour
     `a * c + (1 - a) * background`; the "over" operator of Porter and Duff (1984).
@@ -128,7 +130,7 @@ def to_rgb(
 
 
 def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
-    """Draws the grey checks that stand for transparency, as a `background` for `to_rgb`.
+    """Draw the grey checks that stand for transparency, as a `background` for `to_rgb`.
 
     Returns:
         float32 `(height, width, 3)`, values 0.8 and 1.
@@ -143,7 +145,7 @@ def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
 
 
 def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
-    """Enlarges pixels `([[T,] N,] H, W, 3 or 4)` by a whole factor, each becoming a sharp square.
+    """Enlarge pixels `([[T,] N,] H, W, 3 or 4)` by a whole factor, each becoming a sharp square.
 
     Raises:
         ValueError: the array is not pixels, or `zoom` is not a whole number of at least 1.
@@ -153,7 +155,7 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
 
 
 def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Lays N images out in a grid, row by row; with a leading time axis, N clips as one.
+    """Lay N images out in a grid, row by row; with a leading time axis, N clips as one.
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or `(T, N, H, W, 3 or 4)` for a clip of sheets.
@@ -182,7 +184,7 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
 
 
 def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
-    """Writes one picture; an existing file is replaced only once the new one is complete.
+    """Write one picture; an existing file is replaced only once the new one is complete.
 
     Args:
         path: file name ending in `.png`.
@@ -192,7 +194,7 @@ def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
         ValueError: another file extension, or not the pixels of one picture.
     """
     _check(Path(path).suffix.lower() == ".png", "path", str(path), "a name ending in .png")
-    _write(path, _encode(_pixels(pixels, 3)[None], "PNG"))
+    write_atomic(path, _encode(_pixels(pixels, 3)[None], "PNG"))
 
 
 def save_clip(
@@ -201,7 +203,7 @@ def save_clip(
     fps: float = 20.0,
     hold: float = 1.0,
 ) -> None:
-    """Writes an endlessly looping clip; a file is replaced only once the new one is complete.
+    """Write an endlessly looping clip; a file is replaced only once the new one is complete.
 
     Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
 
@@ -216,7 +218,7 @@ def save_clip(
     """
     kind = _SAVE_AS.get(Path(path).suffix.lower())
     _check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
-    _write(path, _encode(_pixels(frames, 4), kind, fps, hold))
+    write_atomic(path, _encode(_pixels(frames, 4), kind, fps, hold))
 
 
 def show_images(
@@ -225,7 +227,7 @@ def show_images(
     titles: Sequence[str] | None = None,
     height: int = 128,
 ) -> HTML:
-    """Shows pictures in a row that wraps on narrow screens.
+    """Show pictures in a row that wraps on narrow screens.
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or N pictures of different sizes.
@@ -266,7 +268,7 @@ def show_clip(
     hold: float = 1.0,
     zoom: int = 4,
 ) -> HTML:
-    """Shows a looping clip that can be paused, in a notebook and in a built page, without scripts.
+    """Show a looping clip that can be paused, in a notebook and in a built page, without scripts.
 
     A checkbox (or a tap on the picture) exchanges the clip for its last frame. Readers whose
     system asks for reduced motion get the last frame only.
@@ -301,7 +303,7 @@ def show_clip(
 
 
 def figure_style() -> AbstractContextManager:
-    """Gives the book's figures their look.
+    """Give the book's figures their look.
 
     >>> with figure_style():
     ...     figure, axes = plt.subplots()
@@ -316,7 +318,7 @@ def plot_losses(
     y: str = "loss",
     levels: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draws loss curves, the loss on a logarithmic axis.
+    """Draw loss curves, the loss on a logarithmic axis.
 
     The figure is returned closed: it appears once, where it is the last value of a cell.
 
@@ -350,7 +352,7 @@ def plot_losses(
 
 
 def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
-    """Draws each channel of one state as a small image, on one diverging scale around 0.
+    """Draw each channel of one state as a small image, on one diverging scale around 0.
 
     The figure is returned closed: it appears once, where it is the last value of a cell.
 
@@ -434,16 +436,6 @@ def _encode(frames: np.ndarray, kind: str, fps: float = 20, hold: float = 0) -> 
     buffer = io.BytesIO()
     first.save(buffer, format=kind, **options)
     return buffer.getvalue()
-
-
-def _write(path: str | os.PathLike, data: bytes) -> None:
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _data_uri(frames: np.ndarray, kind: str, *timing: float) -> str:

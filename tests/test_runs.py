@@ -45,9 +45,7 @@ def test_an_own_run_loads_alike(own):
     assert run.target.shape == (10, 10, 4)
     assert run.grow(jax.random.key(0)).shape == (7, 10, 10, 8)
     assert run.evaluate(keys=3).shape == (3,)
-    np.testing.assert_allclose(
-        run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5
-    )
+    np.testing.assert_allclose(run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5)
     assert load_run(str(own)).config == TINY
 
 

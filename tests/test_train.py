@@ -46,8 +46,9 @@ def test_a_run_folder_is_complete(finished):
     assert [int(row["generation"]) for row in rows] == [*range(1, 17), 21, 28, 30]
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert np.load(finished / "weights.npz", allow_pickle=False)["hidden.kernel"].shape == (24, 32)
-    assert Image.open(finished / "growth.webp").n_frames > 1
-    assert Image.open(finished / "final.png").size == (60, 60)
+    with Image.open(finished / "growth.webp") as clip, Image.open(finished / "final.png") as still:
+        assert clip.n_frames > 1
+        assert clip.size == still.size == (60, 60)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
