@@ -10,6 +10,8 @@ from nca_lib.loss import empty_loss, growth_loss, mse
 from nca_lib.model import seed_state
 from nca_lib.rollout import fire_schedule, record
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 T, H, W, C = 9, 8, 8, 6
 TARGET = jax.random.uniform(jax.random.key(5), (H, W, 4))
 

@@ -10,6 +10,8 @@ from nca_lib.model import KERNELS, NCA, living_mask, perceive, seed_state
 from nca_lib.rollout import fire_schedule
 from nca_lib.train import PRESETS, make_task
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def random_model(seed=0, channels=16, hidden=128, **options):
     """A model with all weights random, the zero-initialised last layer included."""

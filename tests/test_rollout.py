@@ -9,6 +9,8 @@ from test_model import random_model
 from nca_lib.model import seed_state
 from nca_lib.rollout import MASKS, fire_schedule, grow, grow_and_measure, record
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 T, H, W, C = 7, 8, 10, 6
 
 

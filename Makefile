@@ -1,0 +1,86 @@
+# `make book` builds the book, `make test` runs every test; `make help` lists the rest.
+# All of it happens in $(VENV), which is made once and reused until what it was made from changes.
+
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+# The package itself, with the extra that brings the CAX oracle for the tests.
+PACKAGE ?= .[oracle]
+# A file of exact versions to hold the installation to; CI uses .ci/constraints.txt.
+CONSTRAINTS ?=
+# The folder the book is built from, and further arguments for jupyter-book or pytest.
+SOURCE ?= .
+ARGS ?=
+
+# The interpreter .venv is made with: the first that is one of the tested versions.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+
+BIN := $(VENV)/bin
+HTML := _build/html
+# The name carries a checksum of the requirements: the content decides, not the time stamps.
+INSTALLED := $(VENV)/.installed-$(shell echo '$(PACKAGE)' | \
+	cat - pyproject.toml $(REQUIREMENTS) $(CONSTRAINTS) | cksum | tr ' ' -)
+
+# Notebooks run on the kernel of $(VENV), whichever others the user has registered.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install book serve test test-lowest lint format lock clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON (interpreter for .venv), VENV, CONSTRAINTS, ARGS (for pytest or jupyter-book)"
+
+$(INSTALLED):
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found." \
+		"Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); this happens once and takes a few minutes."
+	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS) -e '$(PACKAGE)' \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+install: $(INSTALLED)  ## make .venv and install everything into it
+
+# Sphinx runs again only the chapters whose own file changed: when the library, the styles or the
+# configuration are newer than the last build, every chapter has to run again.
+STALE = $(shell test -e _build/.built && find nca_lib book/_static book/references.bib _config.yml \
+	_toc.yml -type f ! -name '*.pyc' -newer _build/.built | head -n 1)
+
+book: $(INSTALLED)  ## run the chapters and build the book
+	NCA_BOOK=1 $(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
+	@touch _build/.built
+	@echo "The book lies at $(CURDIR)/$(HTML)/index.html"
+
+serve:  ## serve the built book at http://localhost:8000
+	@test -e $(HTML)/index.html || { echo "Build the book first: make book" >&2; exit 1; }
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
+
+test: $(INSTALLED)  ## run the tests and every chapter
+	$(BIN)/python -m pytest $(ARGS)
+
+test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.13)
+	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=.ci/lowest.txt PACKAGE=.
+
+lint: $(INSTALLED)  ## check code and notebooks, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
+
+format: $(INSTALLED)  ## put code and notebooks in shape and strip outputs
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id book/*.ipynb
+
+lock:  ## renew .ci/constraints.txt (with CI's Python: PYTHON=python3.11)
+	PYTHON="$(PYTHON)" .ci/lock
+
+clean:  ## remove what was built
+	rm -rf _build .executed .pytest_cache .ruff_cache
+
+distclean: clean  ## remove the virtual environments, too
+	rm -rf .venv .venv-*

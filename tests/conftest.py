@@ -1,0 +1,60 @@
+"""Settings for every test: two CPU devices, strict dtypes for our own rule, and the browser."""
+
+import os
+import shutil
+import sys
+
+# Notebooks run on this environment's kernel, even where another "python3" is registered.
+os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+if "JAX_PLATFORMS" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Refuse silent promotion between dtypes; optax and evosax themselves need it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def skip_or_fail(reason: str):
+    """Skip a browser test with a notice, or fail it where a browser is required."""
+    if os.environ.get("REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason} (REQUIRE_BROWSER=1)", pytrace=False)
+    pytest.skip(reason)
+
+
+def _find_chromium() -> str | None:
+    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    if sys.platform == "darwin":
+        names += [
+            "/Applications/Chromium.app/Contents/MacOS/Chromium",
+            "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+        ]
+    candidates = [os.environ.get("CHROMIUM"), *names]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+# Not of session scope: Playwright keeps an event loop running, and nbmake needs the thread's own.
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium, the one already on the machine."""
+    executable = _find_chromium()
+    if executable is None:
+        skip_or_fail("no Chromium found; name one with CHROMIUM=/path/to/chromium")
+    from playwright.sync_api import sync_playwright
+
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            # Chromium's sandbox does not start for root, as in most containers.
+            args=["--no-sandbox"] if is_root else [],
+        )
+        yield browser
+        browser.close()

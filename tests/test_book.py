@@ -1,0 +1,183 @@
+"""The built book, as a reader opens it: from disk, in a browser, without a network."""
+
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from conftest import skip_or_fail
+
+pytestmark = pytest.mark.browser
+
+HTML = Path(os.environ.get("BOOK_HTML", Path(__file__).parents[1] / "_build" / "html")).resolve()
+PAGES = sorted(
+    str(path.relative_to(HTML))
+    for path in HTML.rglob("*.html")
+    if "_static" not in path.relative_to(HTML).parts and path != HTML / "index.html"
+)
+MAX_PAGE_BYTES = 4_000_000
+
+
+class _Images(HTMLParser):
+    """Collects the attributes of every image of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+
+def _images(page: str) -> list[dict]:
+    parser = _Images()
+    parser.feed((HTML / page).read_text(encoding="utf-8"))
+    return parser.images
+
+
+@pytest.fixture(params=PAGES or [None], ids=str)
+def page(request):
+    """Each page of the book in turn, as a path relative to its root."""
+    if request.param is None:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    return request.param
+
+
+@pytest.fixture(params=["light", "dark"])
+def theme(request):
+    return request.param
+
+
+@pytest.fixture(params=[1280, 390])
+def width(request):
+    return request.param
+
+
+@pytest.fixture
+def visit(chromium, page, theme, width):
+    """The page opened from disk, offline, and what went wrong on the way."""
+    context = chromium.new_context(
+        offline=True, color_scheme=theme, viewport={"width": width, "height": 900}
+    )
+    tab = context.new_page()
+    troubles = []
+    tab.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
+    tab.on(
+        "console",
+        lambda message: message.type == "error" and troubles.append(f"console: {message.text}"),
+    )
+    tab.on("requestfailed", lambda request: troubles.append(f"failed request: {request.url[:200]}"))
+    tab.on(
+        "request",
+        lambda request: (
+            urlsplit(request.url).scheme not in ("file", "data", "blob")
+            and troubles.append(f"external request: {request.url[:200]}")
+        ),
+    )
+    tab.goto((HTML / page).as_uri(), wait_until="load")
+    # Images further down load only when they come into view: ask for all of them now.
+    tab.evaluate(
+        """async () => {
+            for (const image of document.images) image.loading = "eager";
+            await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
+            if (window.MathJax?.startup) await MathJax.startup.promise;
+        }"""
+    )
+    yield tab, troubles
+    context.close()
+
+
+def test_page_opens_without_network(visit, theme, width):
+    tab, troubles = visit
+    assert troubles == []
+    assert tab.evaluate("document.documentElement.dataset.theme") == theme
+
+    broken = tab.evaluate(
+        """[...document.images]
+            .filter((image) => !(image.complete && image.naturalWidth > 0))
+            .map((image) => image.src.slice(0, 100))"""
+    )
+    assert broken == [], "images that do not show"
+
+    mathematics = tab.evaluate(
+        """({
+            formulas: document.querySelectorAll("span.math, div.math").length,
+            rendered: [...document.querySelectorAll("span.math, div.math")]
+                .filter((formula) => formula.querySelector("mjx-container svg")).length,
+            // A syntax error, and the red in which MathJax prints a command it does not know.
+            errors: [...document.querySelectorAll(
+                "mjx-container :is([data-mml-node=merror], [data-mml-node=mtext][fill=red])"
+            )].map((error) => error.closest(".math").textContent.slice(0, 80)),
+        })"""
+    )
+    assert mathematics["errors"] == []
+    assert mathematics["rendered"] == mathematics["formulas"]
+
+    # What sticks out on the right, named, so that a failure says where to look.
+    overflow = tab.evaluate(
+        """(() => {
+            const room = document.documentElement.clientWidth;
+            if (document.documentElement.scrollWidth <= room) return [];
+            return [...document.querySelectorAll(".bd-article *")]
+                .filter((element) => element.getBoundingClientRect().right > room + 1)
+                .map((element) => element.outerHTML.slice(0, 80))
+                .concat([`the document is ${document.documentElement.scrollWidth} wide`])
+                .slice(-5);
+        })()"""
+    )
+    assert overflow == [], f"wider than {width} pixels"
+
+
+def test_dark_theme_is_dark(chromium):
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    brightness = {}
+    for theme in ("light", "dark"):
+        context = chromium.new_context(offline=True, color_scheme=theme)
+        tab = context.new_page()
+        tab.goto((HTML / PAGES[0]).as_uri())
+        colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness[theme] = sum(map(float, colour.strip("rgba()").split(",")[:3])) / 3
+        context.close()
+    assert brightness["light"] > 200
+    assert brightness["dark"] < 60
+
+
+def test_page_is_light_enough(page):
+    """A page and its own images stay below 4 MB; scripts and styles are shared by all pages."""
+    pictures = {
+        (HTML / page).parent / unquote(image["src"])
+        for image in _images(page)
+        if not urlsplit(image["src"]).scheme
+    }
+    total = sum(path.stat().st_size for path in {HTML / page, *pictures})
+    assert total <= MAX_PAGE_BYTES, f"{page} weighs {total / 1e6:.1f} MB"
+
+
+def test_every_image_has_a_text(page):
+    """An empty `alt` marks decoration and is allowed only where a role says so."""
+    silent = [
+        image.get("src", "")[:100]
+        for image in _images(page)
+        if not (image.get("alt") or "").strip() and image.get("role") != "presentation"
+    ]
+    assert silent == []
+
+
+def test_root_leads_to_the_front_page(chromium):
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    tab = chromium.new_page()
+    tab.goto((HTML / "index.html").as_uri())
+    tab.wait_for_url("**/book/index.html")
+    tab.close()
+
+
+def test_book_has_its_chapters():
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    sources = [path.stem for path in (Path(__file__).parents[1] / "book").glob("*.ipynb")]
+    missing = [name for name in sources if not any(Path(page).stem == name for page in PAGES)]
+    assert missing == []
