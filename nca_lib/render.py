@@ -22,12 +22,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib import resources
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
-from matplotlib import cycler
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -40,25 +40,7 @@ from nca_lib.checkpoint import write_atomic
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 
 # Every figure is a white card with dark text, which reads the same on a light and a dark page.
-STYLE = {
-    "figure.figsize": (6.0, 3.6),
-    "figure.facecolor": "#ffffff",
-    "figure.constrained_layout.use": True,
-    "font.size": 12.0,
-    "text.color": "#222222",
-    "axes.facecolor": "#ffffff",
-    "axes.labelcolor": "#222222",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    # Solid lines first; from the sixth curve on the same colours return dashed.
-    "axes.prop_cycle": cycler(linestyle=["-", "--"]) * cycler(color=PALETTE),
-    "grid.color": "#dddddd",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "lines.linewidth": 2.0,
-    "legend.frameon": False,
-}
+STYLE = str(resources.files("nca_lib") / "data" / "book.mplstyle")
 
 _SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 
@@ -309,7 +291,7 @@ def figure_style() -> AbstractContextManager:
     ...     figure, axes = plt.subplots()
     >>> plt.close(figure)
     """
-    return plt.rc_context(STYLE)
+    return plt.style.context(STYLE)
 
 
 def plot_losses(

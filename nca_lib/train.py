@@ -219,7 +219,8 @@ def check_alive(row: dict, population: int, dead_loss: float) -> None:
             f"{where}: {row['nonfinite']} of {population} members are not finite: patterns "
             "explode. Lower std, learning_rate or step_size."
         )
-    if row["fitness_std"] == 0 and math.isclose(row["fitness_mean"], dead_loss, rel_tol=1e-5):
+    all_score_the_same = row["fitness_std"] < 1e-6 * dead_loss  # but for rounding
+    if all_score_the_same and math.isclose(row["fitness_mean"], dead_loss, rel_tol=1e-5):
         raise RuntimeError(
             f"{where}: every member died (all score {dead_loss:.4f}, the empty grid), so there is "
             "nothing to rank and no way back. Lower std, learning_rate or step_size."
@@ -258,75 +259,69 @@ def train(
     """
     task, out = make_task(config), Path(out)
     strategy = make_strategy(config, task.params)
-    key = jax.random.key(config.seed)
-    key_init, key_evolve, key_measure = jax.random.split(key, 3)
+    key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     state = strategy.init(key_init, task.params)
-    done, seconds, history = 0, 0.0, []
-    saved = out / "checkpoint"
+    settings = dataclasses.asdict(config)
+    meta = {"config": settings, "generation": 0, "seconds": 0.0, "history": []}
     if resume:
-        state, meta = checkpoint.load(saved, like=state)
-        check_same(config, meta["config"])
-        done, seconds, history = meta["generation"], meta["seconds"], meta["history"]
-        if done >= config.generations:
-            raise ValueError(f"{out} is complete at generation {done}; ask for more --generations")
-    elif saved.exists():
+        state, meta = checkpoint.load(out / "checkpoint", like=state)
+        check_resumable(settings, meta)
+    elif (out / "checkpoint").exists():
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
 
-    def save(state):
-        meta = {"config": dataclasses.asdict(config), "generation": done, "seconds": seconds}
-        checkpoint.save(saved, state, meta | {"history": history})
-
-    evolve = make_evolve(strategy, task.loss)
-    losses, measure_keys = make_measure(task), jax.random.split(key_measure, MEASURED)
-
-    def mean_loss(params):
-        return float(jnp.mean(losses(params, measure_keys)))
-
+    evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
+    measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
-    progress = tqdm(total=config.generations, initial=done, unit="generation")
-    last_save = clock = time.monotonic()
+    progress = tqdm(total=config.generations, initial=meta["generation"], unit="generation")
+    saved_at = time.monotonic()
     try:
-        for point in log_points(config, done):
-            state, metrics = evolve(state, key_evolve, done, point - done)
-            metrics = jax.device_get(metrics)
-            progress.update(point - done)
-            now = time.monotonic()
-            done, seconds, clock = point, seconds + now - clock, now
-            row = {"generation": done, "rollouts": done * config.population}
-            row |= {"seconds": round(seconds, 3), "loss": mean_loss(strategy.mean(state))}
+        for point in log_points(config, meta["generation"]):
+            clock, count = time.monotonic(), point - meta["generation"]
+            following, metrics = evolve(state, key_evolve, meta["generation"], count)
+            row = {"generation": point, "rollouts": point * config.population, "seconds": 0.0}
+            row["loss"] = float(losses(strategy.mean(following), measure_keys).mean())
             row |= {name: metrics[name].item() for name in HISTORY[4:]}
             check_alive(row, config.population, dead_loss)
-            history.append([row[name] for name in HISTORY])
-            rate = round(row["rollouts"] / seconds)
+            row["seconds"] = round(meta["seconds"] + time.monotonic() - clock, 3)
+            history = [*meta["history"], [row[name] for name in HISTORY]]
+            told = {"config": settings, "history": history}
+            told |= {"generation": point, "seconds": row["seconds"]}
+            state, meta = following, told  # at once: Ctrl-C never finds one without the other
+            progress.update(count)
+            rate = round(row["rollouts"] / row["seconds"])
             progress.set_postfix({"loss": f"{row['loss']:.4f}", "rollouts/s": rate})
             if callback:
                 callback(row)
-            if now - last_save > checkpoint_seconds:
-                save(state)
-                last_save = now
+            if time.monotonic() - saved_at > checkpoint_seconds:
+                checkpoint.save(out / "checkpoint", state, meta)
+                saved_at = time.monotonic()
     except KeyboardInterrupt:
-        save(state)
-        progress.write(f"Stopped at generation {done}. To go on: {command} --resume")
+        checkpoint.save(out / "checkpoint", state, meta)
+        progress.write(f"Stopped at generation {meta['generation']}. To go on: {command} --resume")
         raise
     finally:
         progress.close()
-    save(state)
-    write_run(out, task, strategy.mean(state), history, command)
+    checkpoint.save(out / "checkpoint", state, meta)
+    write_run(out, task, strategy.mean(state), meta["history"], command)
     return out
 
 
-def check_same(config: Config, saved: dict) -> None:
-    """Refuse to resume another run's checkpoint.
+def check_resumable(settings: dict, meta: dict) -> None:
+    """Refuse to go on from another run's checkpoint, or from a finished one.
 
     Raises:
-        ValueError: a field other than `generations` differs; names it and both values.
+        ValueError: a field other than `generations` differs (names it and both values), or no
+            generation is left to run.
     """
-    for name, value in dataclasses.asdict(config).items():
-        if name != "generations" and saved.get(name) != value:
+    for name, value in settings.items():
+        saved = meta["config"].get(name)
+        if name != "generations" and saved != value:
             raise ValueError(
-                f"cannot resume: {name} is {value!r} here but {saved.get(name)!r} in the checkpoint"
+                f"cannot resume: {name} is {value!r} here, in the checkpoint {saved!r}"
             )
+    if meta["generation"] >= settings["generations"]:
+        raise ValueError(f"complete at generation {meta['generation']}; ask for more generations")
 
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:

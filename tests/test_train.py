@@ -101,7 +101,7 @@ def test_a_folder_is_not_overwritten_by_mistake(finished):
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("std", 0.5), ("emoji", "⭐")])
 def test_another_configuration_cannot_resume(finished, name, value):
     other = dataclasses.replace(TINY, **{name: value})
-    with pytest.raises(ValueError, match=f"cannot resume: {name} is {value!r} here but "):
+    with pytest.raises(ValueError, match=f"cannot resume: {name} is {value!r} here, "):
         train.train(other, finished, resume=True)
 
 
@@ -132,10 +132,16 @@ def test_it_learns():
 
 
 def test_death_is_reported_at_once(tmp_path):
-    deadly = dataclasses.replace(TINY, std=10.0, learning_rate=10.0, step_size=50.0)
-    with pytest.raises((RuntimeError, FloatingPointError), match="Lower std, learning_rate"):
+    deadly = dataclasses.replace(PRESETS["smoke"], std=0.1, learning_rate=0.1)
+    with pytest.raises(RuntimeError, match="every member died .* Lower std, learning_rate"):
         train.train(deadly, tmp_path / "dead")
     assert not (tmp_path / "dead" / "run.json").exists()
+
+
+def test_explosion_is_reported_at_once(tmp_path):
+    wild = dataclasses.replace(TINY, std=5.0, step_size=1e6)
+    with pytest.raises(FloatingPointError, match="not finite.* Lower std, learning_rate"):
+        train.train(wild, tmp_path / "wild")
 
 
 def test_dead_and_exploded_populations_are_told_apart():
