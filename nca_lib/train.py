@@ -53,10 +53,10 @@ class Config:
     num_steps: int = 32  # steps of growth
     window: int = 8  # last steps over which the loss is averaged
     population: int = 64  # rollouts per generation, an even number
-    std: float = 0.02  # noise scale sigma at the start
+    std: float = 0.015  # noise scale sigma at the start
     std_end: float = 0.5  # its value at the end, as a fraction of the start (cosine)
-    learning_rate: float = 0.01  # Adam's step at the start
-    learning_rate_end: float = 0.1  # its value at the end, as a fraction of the start (cosine)
+    learning_rate: float = 0.006  # Adam's step at the start
+    learning_rate_end: float = 0.05  # its value at the end, as a fraction of the start (cosine)
     generations: int = 50_000
     log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
     seed: int = 0  # of the initial weights, the noise and the fire masks
@@ -66,7 +66,17 @@ PRESETS = {
     # Made for two CPU cores: 1,064 parameters, 32 x 32 cells, about half an hour.
     "pocket": Config(),
     # Seconds: to see that everything works.
-    "smoke": Config(size=12, padding=2, num_steps=12, window=4, generations=200, log_every=10),
+    "smoke": Config(
+        size=12,
+        padding=2,
+        num_steps=12,
+        window=4,
+        std=0.02,
+        learning_rate=0.01,
+        learning_rate_end=0.1,
+        generations=200,
+        log_every=10,
+    ),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
     # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout
     # doubles the updates it keeps, hence the step size of 2.
