@@ -289,14 +289,13 @@ def train(
         for point in log_points(config, meta["generation"]):
             clock, count = time.monotonic(), point - meta["generation"]
             following, metrics = evolve(state, key_evolve, meta["generation"], count)
-            row = {"generation": point, "rollouts": point * config.population, "seconds": 0.0}
+            row = {"generation": point, "rollouts": point * config.population}
             row["loss"] = float(losses(strategy.mean(following), measure_keys).mean())
             row |= {name: metrics[name].item() for name in HISTORY[4:]}
             check_alive(row, config.population, dead_loss)
-            row["seconds"] = round(meta["seconds"] + time.monotonic() - clock, 3)
-            history = [*meta["history"], [row[name] for name in HISTORY]]
-            told = {"config": settings, "history": history}
-            told |= {"generation": point, "seconds": row["seconds"]}
+            row["seconds"] = meta["seconds"] + time.monotonic() - clock
+            told = {"config": settings, "generation": point, "seconds": row["seconds"]}
+            told["history"] = [*meta["history"], [row[name] for name in HISTORY]]
             state, meta = following, told  # at once: Ctrl-C never finds one without the other
             progress.update(count)
             rate = round(row["rollouts"] / row["seconds"])
@@ -360,7 +359,7 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(HISTORY)
-    rows.writerows(history)
+    rows.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in history)
     checkpoint.write_atomic(out / "history.csv", table.getvalue().encode())
     archive = io.BytesIO()
     np.savez(archive, **weights_to_arrays(params))
