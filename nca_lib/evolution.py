@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 AXIS = "population"  # name of the mesh axis that members are spread over
 
@@ -58,16 +58,11 @@ class Strategy(NamedTuple):
 
     def init(self, key: jax.Array, mean: Any) -> Any:
         """Make the strategy's state, its search distribution centred on the pytree `mean`."""
-        return strongly_typed(self.algorithm.init(key, mean, self.params))
+        return self.algorithm.init(key, mean, self.params)
 
     def mean(self, state: Any) -> Any:
         """Return the centre of the search distribution, a pytree like the one given to `init`."""
         return self.algorithm.get_mean(state)
-
-
-def strongly_typed(tree: Any) -> Any:
-    """Fix the dtype of every leaf: evosax leaves some weak, and a weak one compiles anew."""
-    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
@@ -124,9 +119,17 @@ def population_mesh(population: int) -> Mesh:
 
     Returns:
         A mesh of the most devices that divide N: all of them for a power of two on 2, 4, 8, ...
-        devices, but 4 of 6 cores for N = 64.
+        devices, but 4 of 6 cores for N = 64. Across several processes, of all devices of all.
+
+    Raises:
+        ValueError: there are several processes, and their devices cannot share N equally.
     """
     devices = jax.devices()
+    if jax.process_count() > 1 and population % len(devices):
+        raise ValueError(
+            f"a population of {population} cannot be shared equally by the {len(devices)} devices "
+            f"of {jax.process_count()} processes; take a multiple of {len(devices)}"
+        )
     count = max(n for n in range(1, len(devices) + 1) if population % n == 0)
     return Mesh(np.array(devices[:count]), (AXIS,))
 
@@ -170,8 +173,8 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
     Returns:
         evolve(state, key, start, count) -> (state, metrics): runs generations start to
         start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
-        the last generation. Each generation's randomness depends on `key` and its number alone,
-        so a run cut in two equals the run in one piece.
+        the last generation, both as NumPy arrays. Each generation's randomness depends on `key`
+        and its number alone, so a run cut in two equals the run in one piece.
     """
     algorithm, params = strategy
     mesh = population_mesh(algorithm.population_size)
@@ -183,9 +186,11 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
         population, state = algorithm.ask(key_ask, state, params)
         fitness = evaluate_share(fitness_fn, population, key_evaluate, size, chunk)
-        return strongly_typed(algorithm.tell(key_tell, population, fitness, state, params))
+        return algorithm.tell(key_tell, population, fitness, state, params)
 
-    def evolve(state, key, start, count):
+    def evolve(state, key_data, start, count):
+        key = jax.random.wrap_key_data(key_data)
+
         def body(number, carry):
             return generation(carry[0], jax.random.fold_in(key, number))
 
@@ -197,5 +202,10 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
     compiled = jax.jit(
         jax.shard_map(evolve, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
     )
-    replicated = NamedSharding(mesh, everywhere)  # as the state returns: no second compilation
-    return lambda state, *rest: compiled(jax.device_put(state, replicated), *rest)
+
+    def run(state, key, start, count):
+        # Plain NumPy in and out: a few kilobytes that every process holds alike.
+        state, key_data = jax.device_get((state, jax.random.key_data(key)))
+        return jax.device_get(compiled(state, key_data, start, count))
+
+    return run

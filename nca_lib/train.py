@@ -278,12 +278,22 @@ def train(
         check_resumable(settings, meta)
     elif (out / "checkpoint").exists():
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    is_writer = jax.process_index() == 0  # of several processes all compute and one writes
+
+    def save():
+        if is_writer:
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(out / "checkpoint", state, meta)
 
     evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
-    progress = tqdm(total=config.generations, initial=meta["generation"], unit="generation")
+    progress = tqdm(
+        total=config.generations,
+        initial=meta["generation"],
+        unit="generation",
+        disable=not is_writer,
+    )
     saved_at = time.monotonic()
     try:
         for point in log_points(config, meta["generation"]):
@@ -303,16 +313,17 @@ def train(
             if callback:
                 callback(row)
             if time.monotonic() - saved_at > checkpoint_seconds:
-                checkpoint.save(out / "checkpoint", state, meta)
+                save()
                 saved_at = time.monotonic()
     except KeyboardInterrupt:
-        checkpoint.save(out / "checkpoint", state, meta)
+        save()
         progress.write(f"Stopped at generation {meta['generation']}. To go on: {command} --resume")
         raise
     finally:
         progress.close()
-    checkpoint.save(out / "checkpoint", state, meta)
-    write_run(out, task, strategy.mean(state), meta["history"], command)
+    save()
+    if is_writer:
+        write_run(out, task, strategy.mean(state), meta["history"], command)
     return out
 
 
@@ -417,6 +428,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", required=True, help="run folder, made if needed")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the other processes of this SLURM or other job",
+    )
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
         kind = parse_bool if field.type is bool else field.type
@@ -440,6 +456,8 @@ def main(arguments: list[str] | None = None) -> int:
     options, config = parse(arguments)
     kept = [argument for argument in arguments if argument != "--resume"]
     try:
+        if options.distributed:
+            jax.distributed.initialize()  # finds SLURM, GKE, Cloud TPU, ... by itself
         use_cores()
         command = shlex.join(["python", "-m", "nca_lib.train", *kept])
         train(config, options.out, resume=options.resume, command=command)

@@ -1,6 +1,7 @@
 """One generation against a hand-written one, on one device and on several."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from nca_lib import evolution
+from nca_lib import checkpoint, evolution
 from nca_lib.evolution import make_evolve, open_es, use_cores
 from nca_lib.train import PRESETS, make_strategy, make_task
 
@@ -152,6 +153,47 @@ def run_python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
+
+
+def test_two_processes_of_two_devices_equal_one_of_two(tmp_path):
+    """A job as SLURM would start it, on this machine alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = "--preset smoke --size 6 --num-steps 6 --window 2 --population 8 --generations 20"
+    code = f"""
+import sys, jax, nca_lib
+jax.config.update("jax_num_cpu_devices", 2)
+process = int(sys.argv[1])
+if process >= 0:
+    jax.distributed.initialize("127.0.0.1:{port}", 2, process)
+nca_lib.use_cores(2)
+from nca_lib import train
+options, config = train.parse("{flags} --out x".split())
+assert jax.device_count() == (4 if process >= 0 else 2)
+train.train(config, sys.argv[2])
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, process, str(tmp_path / folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process, folder in (("0", "many"), ("1", "many"), ("-1", "one"))
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    many, one = (checkpoint.read(tmp_path / name / "checkpoint") for name in ("many", "one"))
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == sorted(
+        p.name for p in (tmp_path / "one").iterdir()
+    )
+    for a, b in zip(many[0], one[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    first = [history[0][3:] for history in (many[1]["history"], one[1]["history"])]
+    np.testing.assert_allclose(*first, rtol=1e-6)
 
 
 def test_use_cores_splits_the_cpu_and_may_be_repeated():
