@@ -32,10 +32,11 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from nca_lib import train
 from nca_lib.checkpoint import write_atomic
 from nca_lib.evolution import AXIS, make_evolve, population_mesh, use_cores
 from nca_lib.model import KERNELS, seed_state
-from nca_lib.train import PRESETS, Task, describe_device, make_strategy, make_task, versions
+from nca_lib.train import Config, Task, make_strategy
 
 # Leanest first: the operating system tells a process's peak memory so far, which never falls.
 NAMES = ("ours", "ours_bernoulli", "plain", "reference")
@@ -43,19 +44,10 @@ NAMES = ("ours", "ours_bernoulli", "plain", "reference")
 Generation = Callable[[Any, jax.Array], Any]  # (state of the strategy, key) -> next state
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is timed. The defaults are the notebook's, with a population that fits anywhere."""
-
-    size: int = 48  # side of the grid, in cells; even
-    steps: int = 90  # steps of a rollout, all of them measured as in the notebook
-    channels: int = 16  # numbers per cell
-    hidden: int = 128  # width of the hidden layer
-    population: int = 32  # rollouts per generation; even
-    repeats: int = 5  # timed generations of each implementation
+NOTEBOOK = dataclasses.replace(train.PRESETS["reference"], population=32)  # 512 takes 7 GB there
 
 
-def benchmark(settings: Settings = Settings(), only: Sequence[str] = NAMES) -> dict:
+def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] = NAMES) -> dict:
     """Time one generation of each implementation, in this process and in turn.
 
     Each is first run twice: the reference compiles twice, since its first generation leaves the
@@ -63,80 +55,71 @@ def benchmark(settings: Settings = Settings(), only: Sequence[str] = NAMES) -> d
     so that a busy moment of the machine does not fall on one alone.
 
     Args:
-        settings: sizes and number of repeats.
+        config: the experiment; its mask is set by each implementation.
+        repeats: timed generations of each, at least 1.
         only: implementations to time, of `NAMES`.
 
     Returns:
-        What `--json` writes: `settings`, `device`, `versions`, `flops_per_cell`, `matmul_gflops`
-        (the machine's own rate, see `matmul_flops_per_second`), `skipped` (name -> reason), and
-        by implementation `seconds` (all of them), `rollouts_per_second` (of the median),
-        `cell_updates_per_second`, `gflops`, `fraction_of_matmul`, `peak_memory_bytes` (of the
-        process so far), `ratio_to_reference` (empty without the reference).
+        What `--json` writes: `settings`, `device`, `versions`, `skipped` (name -> reason),
+        `flops_per_cell`, `matmul_gflops` (the machine's own rate), and by implementation `seconds`
+        (all of them), `rollouts_per_second` (of the median), `cell_updates_per_second`, `gflops`,
+        `fraction_of_matmul`, `peak_memory_bytes` (of the process so far, compilation included),
+        `ratio_to_reference` (empty without the reference).
 
     Raises:
-        ValueError: a size that cannot run, or an unknown name in `only`.
+        ValueError: a configuration that cannot run, repeats under 1, or an unknown name in `only`.
     """
-    check(settings, only)
-    report = {"settings": dataclasses.asdict(settings), "device": describe_device()}
-    report |= {"versions": versions(), "skipped": {}, "peak_memory_bytes": {}}
-    running = {}
+    train.validate(dataclasses.replace(config, mask="paired"))
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if unknown := [name for name in only if name not in NAMES]:
+        raise ValueError(f"implementations are {NAMES}, got {unknown[0]!r}")
+    makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
+    running, peaks, skipped, versions = {}, {}, {}, train.versions()
     for name in (name for name in NAMES if name in only):
+        mask = "paired" if name == "ours" else "bernoulli"
         try:
-            generation, state = make(name, settings)
+            generation, state = makers[name](
+                train.make_task(dataclasses.replace(config, mask=mask))
+            )
         except ImportError as error:
-            report["skipped"][name] = f"CAX cannot be imported ({error}); install cax>=0.3.3"
+            skipped[name] = f"CAX cannot be imported ({error}); install cax>=0.3.3"
             continue
         for number in range(2):
             state = jax.block_until_ready(generation(state, jax.random.key(number)))
-        running[name] = generation, state
-        report["peak_memory_bytes"][name] = peak_memory()
+        running[name], peaks[name] = (generation, state), peak_memory()
     if "reference" in running:
-        report["versions"]["cax"] = importlib.metadata.version("cax")
+        versions["cax"] = importlib.metadata.version("cax")
     seconds = {name: [] for name in running}
-    for number in range(settings.repeats):
+    for number in range(repeats):
+        key = jax.block_until_ready(jax.random.key(2 + number))
         for name, (generation, state) in running.items():
-            key = jax.block_until_ready(jax.random.key(2 + number))
             clock = time.perf_counter()
             state = jax.block_until_ready(generation(state, key))
             seconds[name].append(time.perf_counter() - clock)
             running[name] = generation, state
-    return report | rates(settings, seconds, matmul_flops_per_second(settings))
+    report = {"settings": dataclasses.asdict(config) | {"repeats": repeats}, "versions": versions}
+    report |= {"device": train.describe_device(), "skipped": skipped, "peak_memory_bytes": peaks}
+    return report | rates(config, seconds, matmul_flops_per_second(config))
 
 
-def check(settings: Settings, only: Sequence[str]) -> None:
-    """Refuse what cannot run, before anything is compiled.
-
-    Raises:
-        ValueError: names the value and what was expected.
-    """
-    lowest = {"size": 2, "steps": 1, "channels": 4, "hidden": 1, "population": 2, "repeats": 1}
-    for name, low in lowest.items():
-        value = getattr(settings, name)
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
-        if name in ("size", "population") and value % 2:
-            raise ValueError(f"{name} must be even, got {value}")
-    if unknown := [name for name in only if name not in NAMES]:
-        raise ValueError(f"implementations are {NAMES}, got {unknown[0]!r}")
-
-
-def rates(settings: Settings, seconds: dict[str, list[float]], matmul: float) -> dict:
+def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dict:
     """Turn seconds per generation into the rates that `benchmark` reports.
 
     Args:
-        settings: what was timed.
+        config: what was timed.
         seconds: timed generations by implementation.
         matmul: the machine's own rate, in FLOP/s.
     """
-    rollouts = {name: settings.population / statistics.median(s) for name, s in seconds.items()}
-    cells = {name: rate * cells_computed(name, settings) for name, rate in rollouts.items()}
-    flops = {name: rate * flops_per_cell(settings) for name, rate in cells.items()}
+    rollouts = {name: config.population / statistics.median(s) for name, s in seconds.items()}
+    cells = {name: rate * cells_computed(name, config) for name, rate in rollouts.items()}
+    flops = {name: rate * flops_per_cell(config) for name, rate in cells.items()}
     reference = rollouts.get("reference")
     return {
         "seconds": seconds,
         "rollouts_per_second": rollouts,
         "cell_updates_per_second": cells,
-        "flops_per_cell": flops_per_cell(settings),
+        "flops_per_cell": flops_per_cell(config),
         "matmul_gflops": matmul / 1e9,
         "gflops": {name: rate / 1e9 for name, rate in flops.items()},
         "fraction_of_matmul": {name: rate / matmul for name, rate in flops.items()},
@@ -144,15 +127,15 @@ def rates(settings: Settings, seconds: dict[str, list[float]], matmul: float) ->
     }
 
 
-def cells_computed(name: str, settings: Settings) -> int:
+def cells_computed(name: str, config: Config) -> int:
     """Count the cells that one rollout sends through the network."""
-    cells = settings.size**2 * settings.steps
+    cells = (config.size + 2 * config.padding) ** 2 * config.num_steps
     return cells // 2 if name == "ours" else cells
 
 
-def flops_per_cell(settings: Settings) -> int:
+def flops_per_cell(config: Config) -> int:
     """Count the multiplications and additions of the two dense layers, 3C -> hidden -> C."""
-    return 2 * (3 * settings.channels * settings.hidden + settings.hidden * settings.channels)
+    return 2 * (3 * config.channels * config.hidden + config.hidden * config.channels)
 
 
 def peak_memory() -> int:
@@ -169,7 +152,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def matmul_flops_per_second(settings: Settings, repeats: int = 3) -> float:
+def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
     """Measure how fast this machine multiplies matrices of the network's own shapes.
 
     The two dense layers of one generation of `ours`, and nothing else: half of a grid's cells
@@ -177,63 +160,35 @@ def matmul_flops_per_second(settings: Settings, repeats: int = 3) -> float:
     devices work at once, each on its share of the population.
 
     Args:
-        settings: gives the shapes.
+        config: gives the shapes.
         repeats: generations measured after a first; the fastest counts.
 
     Returns:
         FLOP/s over all devices.
     """
-    mesh, rows = population_mesh(settings.population), settings.size**2 // 2
-    wide, hidden, channels = 3 * settings.channels, settings.hidden, settings.channels
+    rows, wide = (config.size + 2 * config.padding) ** 2 // 2, 3 * config.channels
     visit = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
 
     def multiply(perceptions, weights):
-        def step(number, result):
+        def step(number, _):
             perception = perceptions[number % 2]  # alternates, lest one product be reused
             return visit(lambda pair: perception @ pair[0] @ pair[1], weights)
 
-        result = jnp.zeros((len(weights[0]), rows, channels))
-        return jax.lax.fori_loop(0, settings.steps, step, result)
+        result = jnp.zeros((len(weights[0]), rows, config.channels))
+        return jax.lax.fori_loop(0, config.num_steps, step, result)
 
-    every, share = PartitionSpec(), PartitionSpec(AXIS)
-    multiply = jax.jit(
-        jax.shard_map(
-            multiply, mesh=mesh, in_specs=(every, share), out_specs=share, check_vma=False
-        )
-    )
-    shapes = [(2, rows, wide), (settings.population, wide, hidden)]
-    shapes += [(settings.population, hidden, channels)]
-    keys = jax.random.split(jax.random.key(0), 3)
-    perceptions, *weights = [jax.random.normal(*pair) for pair in zip(keys, shapes, strict=True)]
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
+    mesh = population_mesh(config.population)
+    multiply = jax.jit(jax.shard_map(multiply, mesh=mesh, check_vma=False, **specs))
+    first = jnp.ones((config.population, wide, config.hidden))
+    second = jnp.ones((config.population, config.hidden, config.channels))
     seconds = []
     for _ in range(1 + repeats):
         clock = time.perf_counter()
-        jax.block_until_ready(multiply(perceptions, weights))
+        jax.block_until_ready(multiply(jnp.ones((2, rows, wide)), (first, second)))
         seconds.append(time.perf_counter() - clock)
-    work = settings.population * cells_computed("ours", settings) * flops_per_cell(settings)
+    work = config.population * cells_computed("ours", config) * flops_per_cell(config)
     return work / min(seconds[1:])
-
-
-def make(name: str, settings: Settings) -> tuple[Generation, Any]:
-    """Set up an implementation: a function that runs one generation, and the state to start from.
-
-    Raises:
-        ImportError: the reference was asked for and CAX is not installed.
-    """
-    padding = settings.size // 12  # 4 cells around 40, as in the notebook
-    config = dataclasses.replace(
-        PRESETS["reference"],
-        size=settings.size - 2 * padding,
-        padding=padding,
-        channels=settings.channels,
-        hidden=settings.hidden,
-        population=settings.population,
-        num_steps=settings.steps,
-        window=settings.steps,
-        mask="paired" if name == "ours" else "bernoulli",
-    )
-    makers = {"plain": make_plain, "reference": make_reference}
-    return makers.get(name, make_ours)(make_task(config))
 
 
 def make_ours(task: Task) -> tuple[Generation, Any]:
@@ -247,7 +202,7 @@ def make_ours(task: Task) -> tuple[Generation, Any]:
     return generation, strategy.init(jax.random.key(0), task.params)
 
 
-def plain_step(weights: dict, state: jax.Array, fire: jax.Array, step_size: float) -> jax.Array:
+def plain_step(weights: dict, state: jax.Array, fire: jax.Array, config: Config) -> jax.Array:
     """One step as one would first write it: every cell is computed, then half are kept.
 
     Args:
@@ -255,38 +210,36 @@ def plain_step(weights: dict, state: jax.Array, fire: jax.Array, step_size: floa
             channel by channel, three views each, as a grouped convolution returns them.
         state: (H, W, C) float32.
         fire: (H, W) bool.
-        step_size: factor on every update.
+        config: gives channels, step size and threshold.
     """
 
     def alive(state):
-        alpha = state[..., -1:]
-        return (
-            jax.lax.reduce_window(alpha, -jnp.inf, jax.lax.max, (3, 3, 1), (1, 1, 1), "SAME") > 0.1
-        )
+        box = ((3, 3, 1), (1, 1, 1), "SAME")
+        tallest = jax.lax.reduce_window(state[..., -1:], -jnp.inf, jax.lax.max, *box)
+        return tallest > config.alive_threshold
 
-    channels = state.shape[-1]
     perception = jax.lax.conv_general_dilated(
         state[None],
-        jnp.tile(KERNELS[:, :, None, :], channels),  # (3, 3, 1, 3C)
+        jnp.tile(KERNELS[:, :, None, :], config.channels),  # (3, 3, 1, 3C)
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=channels,
+        feature_group_count=config.channels,
     )[0]
     hidden = jax.nn.relu(perception @ weights["hidden"]["kernel"] + weights["hidden"]["bias"])
     update = hidden @ weights["output"]["kernel"] + weights["output"]["bias"]
-    following = state + step_size * fire[..., None] * update
+    following = state + config.step_size * fire[..., None] * update
     return (alive(state) & alive(following)) * following
 
 
 def plain_loss(weights: dict, fires: jax.Array, task: Task) -> jax.Array:
-    """Grow from the seed and average the loss over all steps: float32 scalar."""
+    """Grow from the seed and average the loss over the last steps: float32 scalar."""
 
     def step(state, fire):
-        state = plain_step(weights, state, fire, task.config.step_size)
+        state = plain_step(weights, state, fire, task.config)
         return state, jnp.mean(jnp.square(state[..., -4:] - task.target))
 
-    return jnp.mean(jax.lax.scan(step, task.start, fires)[1])
+    return jnp.mean(jax.lax.scan(step, task.start, fires)[1][-task.config.window :])
 
 
 def make_plain(task: Task) -> tuple[Generation, Any]:
@@ -305,7 +258,7 @@ def make_plain(task: Task) -> tuple[Generation, Any]:
     return generation, strategy.init(jax.random.key(0), weights)
 
 
-def reference_system(task: Task) -> nnx.Module:
+def reference_system(config: Config) -> nnx.Module:
     """The notebook's automaton, from the same parts of CAX.
 
     Raises:
@@ -315,15 +268,14 @@ def reference_system(task: Task) -> nnx.Module:
     from cax.core.perceive import ConvPerceive, grad_kernel, identity_kernel
     from cax.core.update import NCAUpdate
 
-    config, rngs = task.config, nnx.Rngs(task.config.seed)
-    channels, seen = config.channels, 3 * config.channels
+    rngs, channels, seen = nnx.Rngs(config.seed), config.channels, 3 * config.channels
+    options = {"cell_dropout_rate": 0.5, "step_size": config.step_size / 2}  # dropout doubles
+    options |= {"alive_threshold": config.alive_threshold, "zeros_init": True}
 
     class Automaton(ComplexSystem):
         def __init__(self):
             self.perceive = ConvPerceive(channels, seen, feature_group_count=channels, rngs=rngs)
-            self.update = NCAUpdate(
-                channels, seen, (config.hidden,), cell_dropout_rate=0.5, zeros_init=True, rngs=rngs
-            )
+            self.update = NCAUpdate(channels, seen, (config.hidden,), rngs=rngs, **options)
             views = jnp.concatenate([identity_kernel(ndim=2), grad_kernel(ndim=2)], axis=-1)
             self.perceive.conv.kernel[...] = jnp.tile(views, channels)[:, :, None, :]
 
@@ -344,26 +296,23 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
     """
     from evosax.algorithms import Open_ES
 
-    system, config = reference_system(task), task.config
+    config, system = task.config, reference_system(task.config)
     trained = nnx.All(nnx.Param, nnx.PathContains("update"))
-    solution = nnx.state(system, trained)
-    strategy = Open_ES(
-        config.population,
-        solution,
-        optimizer=optax.adam(config.learning_rate),
-        std_schedule=optax.constant_schedule(config.std),
-    )
+    solution, std = nnx.state(system, trained), optax.constant_schedule(config.std)
+    optimizer = optax.adam(config.learning_rate)
+    strategy = Open_ES(config.population, solution, optimizer=optimizer, std_schedule=std)
     params = strategy.default_params
 
     def loss(system, start):
         # A batch of one, with fire masks of its own.
         axes = nnx.StateAxes({nnx.RngState: 0, nnx.Intermediate: 0, ...: None})
         grow = nnx.vmap(
-            lambda s, x: s(x, num_steps=config.num_steps, sow=True), in_axes=(axes, None)
+            lambda system, state: system(state, num_steps=config.num_steps, sow=True),
+            in_axes=(axes, None),
         )
         nnx.split_rngs(splits=1)(grow)(system, start)
         states = jax.tree.leaves(nnx.pop(system, nnx.Intermediate))[0]  # (1, T, H, W, C)
-        return jnp.mean(jnp.square(states[..., -4:] - task.target))
+        return jnp.mean(jnp.square(states[:, -config.window :, ..., -4:] - task.target))
 
     @nnx.jit
     def step(system, state, key):
@@ -384,28 +333,44 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
 
 
 def table(report: dict) -> str:
-    """Lay out what `benchmark` returns as lines of text, slowest last."""
-    settings, matmul = report["settings"], report["matmul_gflops"]
+    """Lay out what `benchmark` returns as lines of text."""
+    settings, ratios = report["settings"], report["ratio_to_reference"]
+    side = settings["size"] + 2 * settings["padding"]
     lines = [
-        f"{settings['population']} rollouts of {settings['steps']} steps, "
-        f"{settings['size']} x {settings['size']} cells, {settings['channels']} channels, "
-        f"hidden {settings['hidden']}; median of {settings['repeats']}",
-        f"{report['device']}; {', '.join(f'{k} {v}' for k, v in report['versions'].items())}",
-        f"matrix products of the network's shapes alone: {matmul:.1f} GFLOP/s",
-        "GFLOP/s count the two dense layers on the cells computed; perception is left out",
+        "{population} rollouts of {num_steps} steps, {channels} channels, hidden {hidden}, on "
+        "{0} x {0} cells; median of {repeats}".format(side, **settings),
+        f"{report['device']}; " + ", ".join(map(" ".join, report["versions"].items())),
+        f"the network's matrix products alone: {report['matmul_gflops']:.1f} GFLOP/s",
+        "FLOPs count these products on the cells computed, and leave out perception",
         "",
-        f"{'':16}{'rollouts/s':>11}{'Mcells/s':>10}{'GFLOP/s':>9}{'of matmul':>11}"
-        f"{'peak MB':>9}{'x reference':>13}",
+        "                rollouts/s  Mcells/s  GFLOP/s  of matmul  peak MB  x reference",
     ]
-    for name, rate in report["rollouts_per_second"].items():
-        ratio = report["ratio_to_reference"].get(name)
+    for name, rollouts in report["rollouts_per_second"].items():
+        cells, gflops = report["cell_updates_per_second"][name] / 1e6, report["gflops"][name]
+        part, peak = report["fraction_of_matmul"][name], report["peak_memory_bytes"][name] / 1e6
+        ratio = f"{ratios[name]:13.2f}" if ratios else ""
         lines.append(
-            f"{name:16}{rate:11.2f}{report['cell_updates_per_second'][name] / 1e6:10.2f}"
-            f"{report['gflops'][name]:9.2f}{report['fraction_of_matmul'][name]:11.1%}"
-            f"{report['peak_memory_bytes'][name] / 1e6:9.0f}"
-            + (f"{ratio:13.2f}" if ratio else f"{'-':>13}")
+            f"{name:16}{rollouts:10.1f}{cells:10.2f}{gflops:9.2f}{part:11.1%}{peak:9.0f}{ratio}"
         )
     return "\n".join(lines + [f"{name}: skipped, {why}" for name, why in report["skipped"].items()])
+
+
+def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
+    """The notebook's experiment at another size.
+
+    Args:
+        size: side of the grid in cells, the target's padding included; even.
+        steps: steps of a rollout, all of them measured.
+        **fields: others of `Config`.
+
+    Raises:
+        ValueError: size odd or under 2.
+    """
+    if size < 2 or size % 2:
+        raise ValueError(f"size must be even and at least 2, got {size}")
+    padding = size // 12  # 4 cells around 40, as in the notebook
+    fields |= {"size": size - 2 * padding, "padding": padding, "num_steps": steps, "window": steps}
+    return dataclasses.replace(NOTEBOOK, **fields)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -414,20 +379,21 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m nca_lib.benchmark",
         description="Time one generation of the reference notebook, of plain JAX and of nca_lib.",
     )
-    for field in dataclasses.fields(Settings):
-        parser.add_argument(f"--{field.name}", type=int, default=field.default, metavar="N")
+    sizes = {"size": 48, "steps": 90, "channels": 16, "hidden": 128, "population": 32}
+    for name, default in (sizes | {"repeats": 5}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
-    options = vars(parser.parse_args(arguments))
-    only, path = options.pop("only"), options.pop("json")
+    options = parser.parse_args(arguments)
     try:
-        if path and not path.parent.is_dir():  # known before the minutes of timing, not after
-            raise ValueError(f"--json needs a file in an existing folder, got {path}")
+        if options.json and not options.json.parent.is_dir():  # known before the timing, not after
+            raise ValueError(f"--json needs a file in an existing folder, got {options.json}")
         use_cores()
-        report = benchmark(Settings(**options), only)
+        config = notebook(**{name: getattr(options, name) for name in sizes})
+        report = benchmark(config, options.repeats, options.only)
         print(table(report))
-        if path:
-            write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
+        if options.json:
+            write_atomic(options.json, (json.dumps(report, indent=2) + "\n").encode())
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
