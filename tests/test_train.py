@@ -25,6 +25,14 @@ def read_history(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def ctrl_c():
+    """Make SIGINT raise KeyboardInterrupt, also where the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A complete run of 30 generations."""
@@ -51,10 +59,10 @@ def test_a_run_folder_is_complete(finished):
         assert clip.size == still.size == (60, 60)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path, ctrl_c):
     def interrupt(row):
         if row["generation"] == 11:
-            signal.raise_signal(signal.SIGINT)
+            ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
         train.train(TINY, tmp_path / "cut", callback=interrupt)
@@ -71,9 +79,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_pat
     assert (finished / "growth.webp").read_bytes() == (cut / "growth.webp").read_bytes()
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, ctrl_c):
     def interrupt(row):
-        signal.raise_signal(signal.SIGINT)
+        ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
         train.train(TINY, tmp_path / "run", callback=interrupt, command="python -m x --out run")
