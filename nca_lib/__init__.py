@@ -28,7 +28,3 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'nca_lib' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nca_lib.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]

@@ -16,7 +16,12 @@ def mse(state: jax.Array, target: jax.Array) -> jax.Array:
 
     Returns:
         (...) float32.
+
+    Raises:
+        ValueError: the target has another shape than the state's RGBA.
     """
+    if target.shape != (*state.shape[-3:-1], 4):
+        raise ValueError(f"target must be {(*state.shape[-3:-1], 4)}, got {target.shape}")
     return jnp.mean(jnp.square(state[..., -4:] - target), axis=(-3, -2, -1))
 
 

@@ -120,7 +120,16 @@ class NCA(nnx.Module):
 
         Returns:
             (H, W, C) float32, the next state.
+
+        Raises:
+            ValueError: fire has another shape.
         """
+        shape = state.shape[:2] if fire.dtype == bool else (fire.size,)
+        if fire.shape != shape:
+            raise ValueError(
+                f"fire must be a bool mask {state.shape[:2]} or indices (N,), got {fire.dtype} "
+                f"{fire.shape}"
+            )
         alive = living_mask(state, self.alive_threshold)
         perception = perceive(state)  # (H, W, 3C)
         if fire.dtype == bool:
@@ -144,5 +153,10 @@ def seed_state(height: int, width: int, channels: int) -> jax.Array:
 
     Returns:
         (H, W, C) float32, zero but for alpha at (H // 2, W // 2).
+
+    Raises:
+        ValueError: a size is under 1, or channels under 4.
     """
+    if min(height, width) < 1 or channels < 4:
+        raise ValueError(f"need at least 1 x 1 cells of 4, got {(height, width, channels)}")
     return jnp.zeros((height, width, channels)).at[height // 2, width // 2, -1].set(1.0)

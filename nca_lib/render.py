@@ -21,7 +21,6 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 
@@ -49,15 +48,7 @@ _PIXELATED = (
     "max-width:100%;height:auto;image-rendering:pixelated;padding:0;background:none;filter:none"
 )
 
-_CLIP_CSS = """\
-.nca-clip{margin:0 0 .5rem;max-width:100%}
-.nca-clip label{display:inline-grid;grid-template-columns:auto 1fr;gap:.25em .5em;\
-align-items:center;max-width:100%;cursor:pointer}
-.nca-clip label>picture,.nca-clip label>img{grid-area:1/1/2/3;min-width:0;line-height:0}
-.nca-clip label>input{width:1.25rem;height:1.25rem;margin:.5rem 0}
-.nca-clip label>input:not(:checked)~img,.nca-clip label>input:checked~picture{display:none}
-@media (prefers-reduced-motion:reduce){\
-.nca-clip label{cursor:auto}.nca-clip label>input,.nca-clip label>span{display:none}}"""
+_CLIP_CSS = (resources.files("nca_lib") / "data" / "clip.css").read_text(encoding="utf-8")
 
 
 def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
@@ -284,16 +275,6 @@ def show_clip(
     )
 
 
-def figure_style() -> AbstractContextManager:
-    """Give the book's figures their look.
-
-    >>> with figure_style():
-    ...     figure, axes = plt.subplots()
-    >>> plt.close(figure)
-    """
-    return plt.style.context(STYLE)
-
-
 def plot_losses(
     histories: Mapping[str, Mapping[str, ArrayLike]],
     x: str = "rollouts",
@@ -319,7 +300,7 @@ def plot_losses(
     """
     _check(histories, "histories", histories, "at least one")
     curves = {name: _curve(name, history, x, y) for name, history in histories.items()}
-    with figure_style():
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots()
         for name, (across, loss) in curves.items():
             axes.plot(across, loss, label=name)
@@ -355,7 +336,7 @@ def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
     names = [f"hidden {i}" for i in range(state.shape[-1] - 4)] + ["R", "G", "B", "alpha"]
     rows = math.ceil(len(names) / 4)
     colours = plt.get_cmap("PuOr").with_extremes(bad="#808080")
-    with figure_style():
+    with plt.style.context(STYLE):
         figure, grid = plt.subplots(rows, 4, figsize=(6.0, 0.4 + 1.5 * rows), squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -407,8 +388,9 @@ def _pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
 
 
 def _encode(frames: np.ndarray, kind: str, fps: float = 20, hold: float = 0) -> bytes:
-    _check(0 < fps <= 60, "fps", fps, "a number above 0 and at most 60")
-    _check(0 <= hold < math.inf, "hold", hold, "a number of seconds, at least 0")
+    for name, value, low in (("fps", fps, 1), ("hold", hold, 0)):  # hold is in seconds
+        number = isinstance(value, int | float) and low <= value <= 60
+        _check(number, name, value, f"a number from {low} to 60")
     first, *others = (Image.fromarray(frame) for frame in frames)
     options = {"lossless": True} if kind == "WEBP" else {}
     if others:

@@ -34,8 +34,10 @@ def fire_schedule(
         (T, H * W / 2) int32 indices for "paired", (T, H, W) bool for "bernoulli".
 
     Raises:
-        ValueError: unknown mask, or "paired" on an odd number of cells.
+        ValueError: num_steps negative, unknown mask, or "paired" on an odd number of cells.
     """
+    if not isinstance(num_steps, int) or num_steps < 0:
+        raise ValueError(f"num_steps must be an int of at least 0, got {num_steps!r}")
     if mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {mask!r}")
     if mask == "bernoulli":

@@ -1,17 +1,16 @@
 """Run folders, shipped with the package or the reader's own: list, load, evaluate (chapter 4)."""
 
-import csv
-import dataclasses
+import io
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
-from nca_lib.train import FRESH, Config, Task, make_measure, make_task
+from nca_lib.train import FRESH, HISTORY, Config, Task, make_measure, make_task, weights_to_arrays
 
 SHIPPED = resources.files("nca_lib") / "data" / "runs"
 
@@ -48,8 +47,9 @@ class Run(NamedTuple):
         Raises:
             ValueError: keys or factor under 1.
         """
-        if keys < 1 or factor < 1:
-            raise ValueError(f"keys and factor must be at least 1, got {keys} and {factor}")
+        for name, value in (("keys", keys), ("factor", factor)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
         fresh = jax.random.split(jax.random.key(FRESH), keys)
         return np.asarray(make_measure(self.task, factor)(self.params, fresh))
 
@@ -78,23 +78,27 @@ def load_run(name_or_folder: str | Path) -> Run:
         (8,)
     """
     folder = Path(str(SHIPPED / str(name_or_folder)))
-    if name_or_folder not in list_runs():
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
+    if str(name_or_folder) not in list_runs():
         folder = Path(name_or_folder)
     if not (folder / "run.json").is_file():
         raise ValueError(
             f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
             "folder with a run.json"
         )
-    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    known = {field.name for field in dataclasses.fields(Config)}
-    config = Config(**{name: value for name, value in info["config"].items() if name in known})
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        config = Config(**info["config"])
+        arrays = dict(np.load(io.BytesIO((folder / "weights.npz").read_bytes())))
+        table = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
+        history = {name: table[name] for name in HISTORY}
+        if history["generation"][-1] != config.generations:
+            raise ValueError(f"the history ends at generation {history['generation'][-1]:g}")
+    except Exception as error:  # json, zipfile and csv raise nearly anything on damaged files
+        raise ValueError(f"the run folder {folder} is damaged: {error!r}") from error
     task = make_task(config)
-    with np.load(folder / "weights.npz", allow_pickle=False) as archive:
-        params = arrays_to_weights(dict(archive), like=task.params)
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    history = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-    return Run(folder, info, config, task, params, history)
+    return Run(folder, info, config, task, arrays_to_weights(arrays, task.params), history)
 
 
 def arrays_to_weights(arrays: dict[str, np.ndarray], like: Any) -> Any:
@@ -103,12 +107,11 @@ def arrays_to_weights(arrays: dict[str, np.ndarray], like: Any) -> Any:
     Raises:
         ValueError: names or shapes differ from those of `like`.
     """
-    wanted = nnx.to_pure_dict(like)
-    shapes = {f"{a}.{b}": leaf.shape for a, part in wanted.items() for b, leaf in part.items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if found != shapes:
-        raise ValueError(f"weights have shapes {found}, but the configuration needs {shapes}")
-    params = jax.tree.map(lambda leaf: leaf, like)  # a copy: `like` stays as it is
-    pure = {a: {b: arrays[f"{a}.{b}"] for b in part} for a, part in wanted.items()}
-    nnx.replace_by_pure_dict(params, pure)
-    return params
+    wanted = weights_to_arrays(like)
+    needed, found = (
+        {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+        for arrays in (wanted, arrays)
+    )
+    if found != needed:
+        raise ValueError(f"weights have shapes {found}, but the configuration needs {needed}")
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])

@@ -7,7 +7,6 @@ A run folder holds `run.json` (configuration, provenance, final losses), `histor
 """
 
 import argparse
-import csv
 import dataclasses
 import importlib.metadata
 import io
@@ -16,6 +15,7 @@ import math
 import platform
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,12 +95,12 @@ PRESETS = {
         learning_rate=0.001,
         learning_rate_end=1.0,
         generations=10_240,
-        log_every=128,
+        log_every=16,  # each interval is one call, which on a CPU takes minutes
     ),
 }
 
-HISTORY = ("generation", "rollouts", "seconds", "loss", "fitness_mean", "fitness_best")
-HISTORY += ("fitness_std", "nonfinite")
+HISTORY = ["generation", "rollouts", "seconds", "loss"]
+HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
 MEASURED = 8  # fire-mask keys over which the loss of the mean is averaged
 FRESH = 1_000_003  # seed of keys that no training draws, for final losses and pictures
 
@@ -111,30 +111,32 @@ def validate(config: Config) -> None:
     Raises:
         ValueError: names the field, the value and what was expected.
     """
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be a Config such as PRESETS['pocket'], got {config!r}")
     kinds = {int: "an int", float: "a finite float", bool: "true or false", str: "a string"}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         good = type(value) is field.type or (field.type is float and type(value) is int)
         if not good or (field.type is float and not math.isfinite(value)):
             raise ValueError(f"{field.name} must be {kinds[field.type]}, got {value!r}")
-    lowest = {"channels": 4, "hidden": 1, "num_steps": 1, "population": 2, "generations": 1}
-    lowest |= {"log_every": 1, "size": 1, "padding": 0, "seed": 0, "std_end": 0.0}
-    for name, low in (lowest | {"learning_rate_end": 0.0}).items():
-        if getattr(config, name) < low:
-            raise ValueError(f"{name} must be at least {low}, got {getattr(config, name)}")
-    for name in ("step_size", "std", "learning_rate"):
-        if getattr(config, name) <= 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-    if config.seed >= 2**32:
-        raise ValueError(f"seed must be under 2**32, got {config.seed}")
-    if not 0 <= config.alive_threshold < 1:  # the seed's alpha is 1
-        raise ValueError(f"alive_threshold must be in [0, 1), got {config.alive_threshold}")
+    limits = {
+        "step_size": (1e-6, 1e6),
+        "alive_threshold": (0.0, 0.999),  # the seed's alpha is 1
+        "num_steps": (1, 1_000_000),
+        "window": (1, config.num_steps),
+        "std": (1e-9, 1e3),
+        "std_end": (0.0, 1e3),
+        "learning_rate": (1e-9, 1e3),
+        "learning_rate_end": (0.0, 1e3),
+        "generations": (1, 1_000_000_000),
+        "log_every": (1, 1_000_000_000),
+        "seed": (0, 2**32 - 1),
+    }
+    for name, (low, high) in limits.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"{name} must be {low} to {high}, got {getattr(config, name)}")
     if config.mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {config.mask!r}")
-    if not 1 <= config.window <= config.num_steps:
-        raise ValueError(f"window must be 1 to num_steps ({config.num_steps}), got {config.window}")
-    if config.population % 2:
-        raise ValueError(f"population must be even (antithetic pairs), got {config.population}")
     if config.mask == "paired" and config.size % 2:
         raise ValueError(f"size must be even with paired masks, got {config.size}")
 
@@ -151,7 +153,7 @@ class Task(NamedTuple):
     def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Draw fire masks for a rollout, of the configured length unless told otherwise."""
         height, width, _ = self.start.shape
-        num_steps = num_steps or self.config.num_steps
+        num_steps = self.config.num_steps if num_steps is None else num_steps
         return fire_schedule(key, num_steps, height, width, self.config.mask)
 
     def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
@@ -254,8 +256,9 @@ def train(
         config: what to run.
         out: the run folder; made if needed.
         resume: go on from the folder's checkpoint. The configuration must be the checkpoint's,
-            except that `generations` may grow (the schedules then stretch).
-        command: recorded in `run.json` as the way to reproduce the run.
+            except that `generations` may grow (the schedules then stretch). A complete run is
+            left as it is.
+        command: recorded in `run.json` as what was typed to make the run.
         checkpoint_seconds: least time between two checkpoints.
         callback: called with each new row of the history.
 
@@ -265,6 +268,7 @@ def train(
     Raises:
         ValueError: bad configuration, a folder that holds a run already, a checkpoint of another
             configuration.
+        OSError: the folder cannot be written, or holds no checkpoint to resume.
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
@@ -276,24 +280,26 @@ def train(
     if resume:
         state, meta = checkpoint.load(out / "checkpoint", like=state)
         check_resumable(settings, meta)
-    elif (out / "checkpoint").exists():
+        kept = {*log_points(config, 0), meta["generation"]}
+        meta["history"] = [row for row in meta["history"] if row[0] in kept]
+    elif any((out / name).exists() for name in ("checkpoint", "run.json")):
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
 
     def save():
         if is_writer:
-            out.mkdir(parents=True, exist_ok=True)
             checkpoint.save(out / "checkpoint", state, meta)
 
     evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
+    if meta["generation"] == config.generations and (out / "run.json").exists():
+        return out  # complete already
+    if is_writer:  # fail now, not at the first checkpoint, if the folder cannot be written
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
-    progress = tqdm(
-        total=config.generations,
-        initial=meta["generation"],
-        unit="generation",
-        disable=not is_writer,
-    )
+    done = meta["generation"]
+    progress = tqdm(total=config.generations, initial=done, unit="gen", disable=not is_writer)
     saved_at = time.monotonic()
     try:
         for point in log_points(config, meta["generation"]):
@@ -317,7 +323,8 @@ def train(
                 saved_at = time.monotonic()
     except KeyboardInterrupt:
         save()
-        progress.write(f"Stopped at generation {meta['generation']}. To go on: {command} --resume")
+        how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
+        progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
         raise
     finally:
         progress.close()
@@ -340,8 +347,11 @@ def check_resumable(settings: dict, meta: dict) -> None:
             raise ValueError(
                 f"cannot resume: {name} is {value!r} here, in the checkpoint {saved!r}"
             )
-    if meta["generation"] >= settings["generations"]:
-        raise ValueError(f"complete at generation {meta['generation']}; ask for more generations")
+    if settings["generations"] < meta["config"]["generations"]:
+        raise ValueError(
+            f"cannot resume: generations is {settings['generations']} here, in the checkpoint "
+            f"{meta['config']['generations']}; it may only grow"
+        )
 
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
@@ -367,11 +377,10 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
         history: rows of `HISTORY`.
         command: how to reproduce the run.
     """
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(HISTORY)
-    rows.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in history)
-    checkpoint.write_atomic(out / "history.csv", table.getvalue().encode())
+    (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
+    digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
+    table = "".join(",".join(row) + "\n" for row in [HISTORY, *digits])
+    checkpoint.write_atomic(out / "history.csv", table.encode())
     archive = io.BytesIO()
     np.savez(archive, **weights_to_arrays(params))
     checkpoint.write_atomic(out / "weights.npz", archive.getvalue())
@@ -399,8 +408,8 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
 
 def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
     """Name each weight array: {"hidden.kernel": (3C, hidden), ...}."""
-    layers = nnx.to_pure_dict(params).items()
-    return {f"{layer}.{name}": np.asarray(x) for layer, part in layers for name, x in part.items()}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {f"{path[0].key}.{path[1].key}": np.asarray(leaf) for path, leaf in leaves}
 
 
 def versions() -> dict[str, str]:
@@ -423,7 +432,9 @@ def describe_device() -> str:
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     """Read the command line; every field of `Config` is a flag."""
     parser = argparse.ArgumentParser(
-        prog="python -m nca_lib.train", description="Evolve a cell rule into a run folder."
+        prog="python -m nca_lib.train",
+        description="Evolve a cell rule into a run folder.",
+        allow_abbrev=False,
     )
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", required=True, help="run folder, made if needed")
@@ -435,19 +446,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     )
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
-        kind = parse_bool if field.type is bool else field.type
+        kind = json.loads if field.type is bool else field.type
         parser.add_argument(flag, type=kind, metavar=field.type.__name__)
     options = parser.parse_args(arguments)
     names = {field.name for field in dataclasses.fields(Config)}
     given = {k: v for k, v in vars(options).items() if k in names and v is not None}
     return options, dataclasses.replace(PRESETS[options.preset], **given)
-
-
-def parse_bool(text: str) -> bool:
-    """Read "true" or "false"; argparse reports the ValueError that anything else raises."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -456,6 +460,8 @@ def main(arguments: list[str] | None = None) -> int:
     options, config = parse(arguments)
     kept = [argument for argument in arguments if argument != "--resume"]
     try:
+        if not options.out:
+            raise ValueError("--out must name a folder, got ''")
         if options.distributed:
             jax.distributed.initialize()  # finds SLURM, GKE, Cloud TPU, ... by itself
         use_cores()
@@ -463,7 +469,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(config, options.out, resume=options.resume, command=command)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
+    except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -53,6 +53,8 @@ def test_previous_checkpoint_steps_in(path, capsys):
     assert_is_saved(tree)
     assert meta == META
     assert "damaged" in capsys.readouterr().out
+    # The damaged file is out of the way: the next save cannot keep it as the previous one.
+    assert checkpoint.read(path)[1] == META
 
 
 def test_a_missing_file_is_told_apart(tmp_path):

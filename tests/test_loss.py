@@ -31,6 +31,12 @@ def test_mse_by_hand():
     assert float(mse(state.at[..., -4:].set(TARGET), TARGET)) == 0.0
 
 
+@pytest.mark.parametrize("shape", [(4,), (H, W, 3), (H, W + 1, 4)])
+def test_targets_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"target must be \(8, 8, 4\), got"):
+        mse(jnp.zeros((H, W, C)), jnp.zeros(shape))
+
+
 def test_empty_loss_is_the_loss_of_a_dead_grid():
     np.testing.assert_allclose(empty_loss(TARGET), mse(jnp.zeros((H, W, C)), TARGET), rtol=1e-6)
 

@@ -142,6 +142,18 @@ def test_seed_is_one_cell_at_the_centre():
     assert float(state.sum()) == 1.0 == float(state[3, 4, -1])
 
 
+@pytest.mark.parametrize("fire", [jnp.ones((6, 6), int), jnp.ones(6, bool), jnp.ones((6, 5), bool)])
+def test_masks_of_another_kind_are_refused(fire):
+    with pytest.raises(ValueError, match=r"fire must be a bool mask \(6, 6\) or indices"):
+        random_model(channels=4, hidden=3)(seed_state(6, 6, 4), fire)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (4, -1, 4), (4, 4, 3)])
+def test_impossible_seeds_are_refused(shape):
+    with pytest.raises(ValueError, match="need at least"):
+        seed_state(*shape)
+
+
 @pytest.mark.parametrize(("channels", "hidden"), [(3, 8), (0, 8), (-1, 8), (8, 0), (8, -5)])
 def test_impossible_sizes_are_refused(channels, hidden):
     with pytest.raises(ValueError, match="must be at least"):

@@ -440,7 +440,7 @@ def test_no_two_of_ten_curves_look_alike():
 
 def test_style_does_not_leak():
     before = plt.rcParams["text.color"]
-    with render.figure_style():
+    with plt.style.context(render.STYLE):
         assert plt.rcParams["text.color"] == STYLE["text.color"] != before
     render.plot_channels(np.zeros((4, 4, 4)))
     assert plt.rcParams["text.color"] == before

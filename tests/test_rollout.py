@@ -88,6 +88,12 @@ def test_steps_and_keys_give_different_masks():
     assert jnp.array_equal(a, fire_schedule(jax.random.key(0), 2, H, W))
 
 
+@pytest.mark.parametrize("num_steps", [-1, 2.5, None])
+def test_impossible_lengths_are_refused(num_steps):
+    with pytest.raises(ValueError, match="num_steps must be an int of at least 0"):
+        fire_schedule(jax.random.key(0), num_steps, H, W)
+
+
 def test_unknown_masks_and_odd_grids_are_refused():
     with pytest.raises(ValueError, match="mask must be one of .* got 'dropout'"):
         fire_schedule(jax.random.key(0), 2, H, W, "dropout")

@@ -54,9 +54,9 @@ def test_factor_lengthens_the_rollout_and_keeps_the_window(own):
     assert not np.array_equal(run.evaluate(keys=2), run.evaluate(keys=2, factor=3))
 
 
-@pytest.mark.parametrize("bad", [{"keys": 0}, {"factor": 0}, {"keys": -1}])
+@pytest.mark.parametrize("bad", [{"keys": 0}, {"factor": 0}, {"keys": -1}, {"keys": 2.0}])
 def test_evaluations_of_nothing_are_refused(own, bad):
-    with pytest.raises(ValueError, match="keys and factor must be at least 1"):
+    with pytest.raises(ValueError, match="must be an int of at least 1"):
         load_run(own).evaluate(**bad)
 
 
@@ -74,6 +74,26 @@ def test_weights_of_another_shape_are_refused(own, tmp_path):
     (folder / "run.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match="weights have shapes"):
         load_run(folder)
+
+
+@pytest.mark.parametrize("file", ["run.json", "weights.npz", "history.csv"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "missing"])
+def test_damaged_folders_are_refused(own, tmp_path, file, damage):
+    folder = shutil.copytree(own, tmp_path / "damaged")
+    whole = (folder / file).read_bytes()
+    content = {"cut": whole[: len(whole) // 2], "empty": b"", "other": b"[1, 2]", "missing": None}
+    if content[damage] is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(content[damage])
+    with pytest.raises(ValueError, match=r"is damaged|run\.json"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("bad", [None, 5, []])
+def test_names_that_are_no_names_are_refused(bad):
+    with pytest.raises(ValueError, match="must be a name or a path"):
+        load_run(bad)
 
 
 def test_weights_round_trip(own):

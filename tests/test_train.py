@@ -13,6 +13,7 @@ from PIL import Image
 
 from nca_lib import checkpoint, train
 from nca_lib.evolution import make_evolve
+from nca_lib.runs import load_run
 from nca_lib.train import HISTORY, PRESETS, Config, check_alive, log_points, main, make_task
 
 TINY = dataclasses.replace(
@@ -50,7 +51,7 @@ def test_a_run_folder_is_complete(finished):
     assert "cpu" in info["device"].lower()
     assert 0 < info["loss"]["mean"] < 1
     rows = read_history(finished)
-    assert tuple(rows[0]) == HISTORY
+    assert list(rows[0]) == HISTORY
     assert [int(row["generation"]) for row in rows] == [*range(1, 17), 21, 28, 30]
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert np.load(finished / "weights.npz", allow_pickle=False)["hidden.kernel"].shape == (24, 32)
@@ -95,15 +96,40 @@ def test_a_finished_run_can_be_made_longer(finished, tmp_path):
     train.train(longer, folder, resume=True)
     rows = [int(row["generation"]) for row in read_history(folder)]
     assert rows == [*range(1, 17), 21, 28, 30, 34]
-    with pytest.raises(ValueError, match="complete at generation 34"):
-        train.train(longer, folder, resume=True)
+    before = (folder / "run.json").stat().st_mtime_ns
+    train.train(longer, folder, resume=True)  # complete already: nothing to do
+    assert (folder / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="generations is 30 here, in the checkpoint 34; it may"):
+        train.train(TINY, folder, resume=True)
 
 
 def test_a_folder_is_not_overwritten_by_mistake(finished):
     before = (finished / "run.json").read_bytes()
     with pytest.raises(ValueError, match="holds a run already"):
         train.train(TINY, finished)
+    with pytest.raises(ValueError, match="holds a run already"):  # has no checkpoint
+        train.train(TINY, load_run("lizard").folder)
     assert (finished / "run.json").read_bytes() == before
+
+
+def test_an_interrupted_end_is_made_up_for(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk"):
+
+        def full(*arguments, **options):
+            raise OSError("disk full")
+
+        patch.setattr(train.render, "save_clip", full)
+        train.train(TINY, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+    train.train(TINY, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FileExistsError):
+        train.train(TINY, tmp_path / "file", callback=lambda row: pytest.fail("it trained"))
+    assert (tmp_path / "file").read_text() == "not a folder"
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("std", 0.5), ("emoji", "⭐")])
@@ -137,6 +163,18 @@ def test_it_learns():
     before = measure(strategy.mean(state), keys).mean()
     state, _ = make_evolve(strategy, task.loss)(state, jax.random.key(1), 0, 60)
     assert measure(strategy.mean(state), keys).mean() < 0.8 * before
+
+
+def test_histories_stay_short_when_a_run_is_made_longer(monkeypatch):
+    assert log_points(dataclasses.replace(TINY, generations=7_800, log_every=1), 0)[16:18] == [
+        18,
+        20,
+    ]
+
+
+def test_only_a_config_is_a_config(tmp_path):
+    with pytest.raises(ValueError, match="config must be a Config such as .* got 'pocket'"):
+        train.train("pocket", tmp_path / "run")
 
 
 def test_death_is_reported_at_once(tmp_path):
@@ -233,7 +271,9 @@ def test_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--size", "0"], "size must be at least 1, got 0"),
+        (["--size", "0"], "size must be an int from 1 to 512, got 0"),
+        (["--num-steps", "1000000000000"], "num_steps must be 1 to 1000000, got 1000000000000"),
+        (["--out", ""], "--out must name a folder"),
         (["--population", "7"], "population must be even"),
         (["--std", "nan"], "std must be a finite float, got nan"),
         (["--emoji", "lizard"], "exactly one emoji, got 'lizard'"),
@@ -248,7 +288,14 @@ def test_command_line_errors_are_one_line(more, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "more", [["--size", "big"], ["--premultiply", "maybe"], ["--preset", "huge"], ["--sise", "8"]]
+    "more",
+    [
+        ["--size", "big"],
+        ["--premultiply", "maybe"],
+        ["--preset", "huge"],
+        ["--sise", "8"],
+        ["--gen", "9"],
+    ],
 )
 def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
