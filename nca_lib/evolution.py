@@ -168,7 +168,8 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
     Args:
         strategy: from `open_es`.
         fitness_fn: (params, key) -> float32 scalar, lower is better.
-        chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere.
+        chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere. It changes
+            speed and memory, and results by rounding only.
 
     Returns:
         evolve(state, key, start, count) -> (state, metrics): runs generations start to

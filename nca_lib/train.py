@@ -12,6 +12,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -30,7 +31,7 @@ from tqdm import tqdm
 
 import nca_lib
 from nca_lib import checkpoint, render
-from nca_lib.evolution import Strategy, make_evolve, open_es, use_cores
+from nca_lib.evolution import Strategy, make_evolve, open_es, population_mesh, use_cores
 from nca_lib.loss import empty_loss, growth_loss
 from nca_lib.model import NCA, seed_state
 from nca_lib.rollout import MASKS, fire_schedule, record
@@ -207,6 +208,65 @@ def make_strategy(config: Config, params: Any) -> Strategy:
     )
 
 
+def memory_needed(config: Config, chunk: int) -> int:
+    """Estimate what one device holds at once in a generation, in bytes (appendix A1).
+
+    It does not depend on the number of steps, but for the fire masks.
+
+    Args:
+        config: what is to run.
+        chunk: members computed side by side.
+    """
+    cells, C = (config.size + 2 * config.padding) ** 2, config.channels
+    firing = cells // 2 if config.mask == "paired" else cells
+    # Old and new state, a padded copy, the perception (3C); for cells that fire, the network.
+    member = 4 * (cells * 7 * C + firing * (4 * C + config.hidden))
+    masks = config.num_steps * firing * (4 if config.mask == "paired" else 1)
+    weights = 4 * C * config.hidden + config.hidden + C
+    return chunk * member + masks + 5 * 4 * config.population * weights  # noise, members, copies
+
+
+def free_memory() -> float:
+    """What a device may still hold, in bytes; infinity where the system does not tell."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # Linux; the CPU's devices share the memory
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return free / jax.local_device_count()
+    return math.inf
+
+
+def plan_chunk(config: Config, chunk: int | None = None) -> int:
+    """Decide how many members a device computes side by side, before anything is compiled.
+
+    Args:
+        config: what is to run.
+        chunk: the reader's choice; default 1 on a CPU, elsewhere as many as fit.
+
+    Returns:
+        The chunk.
+
+    Raises:
+        ValueError: chunk is out of range, or does not fit in memory; says which would.
+    """
+    share = config.population // population_mesh(config.population).size
+    if chunk is not None and not 1 <= chunk <= share:
+        raise ValueError(f"chunk must be 1 to {share} (a device's share), got {chunk}")
+    free, base = free_memory(), memory_needed(config, 0)
+    one = memory_needed(config, 1) - base
+    fitting = share if free == math.inf else min(share, int((0.8 * free - base) // one))
+    wanted = chunk or (1 if jax.default_backend() == "cpu" else max(1, fitting))
+    if wanted > fitting:
+        advice = f"a chunk of {fitting} would fit" if fitting > 0 else "lower the population"
+        raise ValueError(
+            f"a chunk of {wanted} of the population of {config.population} needs about "
+            f"{memory_needed(config, wanted) / 1e9:.2g} GB on each device, and {free / 1e9:.2g} GB "
+            f"are free: {advice}"
+        )
+    return wanted
+
+
 def log_points(config: Config, done: int) -> list[int]:
     """List the generations still ahead after which a row of history is written.
 
@@ -245,6 +305,7 @@ def train(
     *,
     resume: bool = False,
     command: str | None = None,
+    chunk: int | None = None,
     checkpoint_seconds: float = 60.0,
     callback: Callable[[dict], None] | None = None,
 ) -> Path:
@@ -259,6 +320,7 @@ def train(
             except that `generations` may grow (the schedules then stretch). A complete run is
             left as it is.
         command: recorded in `run.json` as what was typed to make the run.
+        chunk: members that a device computes side by side; see `plan_chunk`.
         checkpoint_seconds: least time between two checkpoints.
         callback: called with each new row of the history.
 
@@ -266,8 +328,8 @@ def train(
         The folder.
 
     Raises:
-        ValueError: bad configuration, a folder that holds a run already, a checkpoint of another
-            configuration.
+        ValueError: bad configuration, too little memory, a folder that holds a run already, a
+            checkpoint of another configuration.
         OSError: the folder cannot be written, or holds no checkpoint to resume.
         RuntimeError, FloatingPointError: the population died or exploded.
     """
@@ -284,13 +346,14 @@ def train(
         meta["history"] = [row for row in meta["history"] if row[0] in kept]
     elif any((out / name).exists() for name in ("checkpoint", "run.json")):
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
+    chunk = plan_chunk(config, chunk)
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
 
     def save():
         if is_writer:
             checkpoint.save(out / "checkpoint", state, meta)
 
-    evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
+    evolve, losses = make_evolve(strategy, task.loss, chunk), make_measure(task)
     if meta["generation"] == config.generations and (out / "run.json").exists():
         return out  # complete already
     if is_writer:  # fail now, not at the first checkpoint, if the folder cannot be written
@@ -298,6 +361,9 @@ def train(
         tempfile.TemporaryFile(dir=out).close()
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
+    if is_writer:
+        needed = memory_needed(config, chunk) / 1e6
+        print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
     done = meta["generation"]
     progress = tqdm(total=config.generations, initial=done, unit="gen", disable=not is_writer)
     saved_at = time.monotonic()
@@ -439,6 +505,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--out", required=True, help="run folder, made if needed")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--chunk", type=int, help="members a device computes side by side")
     parser.add_argument(
         "--distributed",
         action="store_true",
@@ -466,7 +533,7 @@ def main(arguments: list[str] | None = None) -> int:
             jax.distributed.initialize()  # finds SLURM, GKE, Cloud TPU, ... by itself
         use_cores()
         command = shlex.join(["python", "-m", "nca_lib.train", *kept])
-        train(config, options.out, resume=options.resume, command=command)
+        train(config, options.out, resume=options.resume, command=command, chunk=options.chunk)
     except KeyboardInterrupt:
         return 130
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:

@@ -209,6 +209,41 @@ def test_presets_are_valid_and_their_histories_fit(preset):
     assert len(points) <= 4_000
 
 
+def test_memory_is_estimated_and_refused_before_compiling(tmp_path, monkeypatch):
+    pocket, reference = PRESETS["pocket"], PRESETS["reference"]
+    assert train.plan_chunk(pocket) == 1  # on a CPU
+    assert train.plan_chunk(pocket, 16) == 16
+    with pytest.raises(ValueError, match="chunk must be 1 to 32 .* got 33"):
+        train.plan_chunk(pocket, 33)
+    monkeypatch.setattr(train, "free_memory", lambda: 5e8)
+    with pytest.raises(
+        ValueError, match=r"chunk of 256 .* needs about .* a chunk of \d+ would fit"
+    ):
+        train.plan_chunk(reference, 256)
+    fitting = train.plan_chunk(reference, 100)
+    assert train.memory_needed(reference, fitting) < 5e8
+    monkeypatch.setattr(train, "free_memory", lambda: 1e6)
+    with pytest.raises(ValueError, match="lower the population"):
+        train.train(reference, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mask", ["paired", "bernoulli"])
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
+    config = dataclasses.replace(TINY, size=24, mask=mask, population=16, hidden=64)
+    task = make_task(config)
+
+    def evaluate(population, key):
+        return jax.lax.map(lambda p: task.loss(p, key), population, batch_size=chunk)
+
+    population = jax.tree.map(lambda x: np.stack([x] * 16), task.params)
+    compiled = jax.jit(evaluate).lower(population, jax.random.key(0)).compile()
+    asked = compiled.memory_analysis().temp_size_in_bytes
+    estimate = train.memory_needed(config, chunk)
+    assert 0.3 * estimate < asked < estimate
+
+
 def test_log_points_thin_out_and_resume():
     long = dataclasses.replace(TINY, generations=1_000_000, log_every=1)
     assert len(log_points(long, 0)) <= 4_000
