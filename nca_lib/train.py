@@ -51,6 +51,7 @@ class Config:
     step_size: float = 1.0  # factor on every update; 2 stands for inverted dropout
     alive_threshold: float = 0.1  # alpha above which a cell counts as mature
     mask: str = "paired"  # which cells fire: "paired" or "bernoulli"
+    precision: str = "float32"  # of the dense layers: "float32", "tf32" or "bfloat16"
     num_steps: int = 32  # steps of growth
     window: int = 8  # last steps over which the loss is averaged
     population: int = 64  # rollouts per generation, an even number
@@ -187,6 +188,7 @@ def make_task(config: Config) -> Task:
         config.hidden,
         step_size=config.step_size,
         alive_threshold=config.alive_threshold,
+        precision=config.precision,
         rngs=nnx.Rngs(config.seed),
     )
     graph, params, rest = nnx.split(model, nnx.Param, ...)

@@ -90,6 +90,18 @@ def test_parameter_counts_of_the_reference():
     assert trained + KERNELS.size * 16 == 8_768
 
 
+def test_reduced_precision_rounds_the_update_and_nothing_else():
+    state = random_state(0)
+    fire = jnp.ones(state.shape[:2], bool)
+    exact = random_model()(state, fire)
+    rounded = random_model(precision="bfloat16")(state, fire)
+    assert rounded.dtype == jnp.float32
+    error = float(jnp.abs(rounded - exact).max() / jnp.abs(exact).max())
+    assert 1e-4 < error < 5e-2  # 7 bits of mantissa
+    with pytest.raises(ValueError, match="precision must be one of .* got 'float16'"):
+        NCA(4, 4, precision="float16", rngs=nnx.Rngs(0))
+
+
 def test_kernels_are_not_trainable():
     params = nnx.to_pure_dict(nnx.state(random_model(), nnx.Param))
     assert {name: sorted(layer) for name, layer in params.items()} == {

@@ -260,6 +260,7 @@ BAD = {
     "step_size": [0.0, -1.0, math.nan, math.inf, "1"],
     "alive_threshold": [-0.1, 1.0, math.nan],
     "mask": ["dropout", ""],
+    "precision": ["float16", ""],
     "num_steps": [0, -3],
     "window": [0, 7],
     "population": [0, 7, -2],
