@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import platform
 import shlex
 import sys
@@ -233,9 +232,10 @@ def free_memory() -> float:
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics["bytes_in_use"]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # Linux; the CPU's devices share the memory
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return free / jax.local_device_count()
+    table = Path("/proc/meminfo")
+    if table.exists():  # Linux; the CPU's devices share the memory
+        rows = dict(line.split(":") for line in table.read_text().splitlines())
+        return 1024 * int(rows["MemAvailable"].split()[0]) / jax.local_device_count()
     return math.inf
 
 

@@ -211,6 +211,7 @@ def test_presets_are_valid_and_their_histories_fit(preset):
 
 def test_memory_is_estimated_and_refused_before_compiling(tmp_path, monkeypatch):
     pocket, reference = PRESETS["pocket"], PRESETS["reference"]
+    assert train.free_memory() > train.memory_needed(reference, 1)
     assert train.plan_chunk(pocket) == 1  # on a CPU
     assert train.plan_chunk(pocket, 16) == 16
     with pytest.raises(ValueError, match="chunk must be 1 to 32 .* got 33"):
