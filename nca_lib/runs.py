@@ -77,11 +77,10 @@ def load_run(name_or_folder: str | Path) -> Run:
         >>> run.evaluate(keys=8).shape
         (8,)
     """
-    folder = Path(str(SHIPPED / str(name_or_folder)))
     if not isinstance(name_or_folder, str | os.PathLike):
         raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
-    if str(name_or_folder) not in list_runs():
-        folder = Path(name_or_folder)
+    is_shipped = str(name_or_folder) in list_runs()
+    folder = Path(str(SHIPPED / str(name_or_folder))) if is_shipped else Path(name_or_folder)
     if not (folder / "run.json").is_file():
         raise ValueError(
             f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "

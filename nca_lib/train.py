@@ -346,6 +346,8 @@ def train(
         check_resumable(settings, meta)
         kept = {*log_points(config, 0), meta["generation"]}
         meta["history"] = [row for row in meta["history"] if row[0] in kept]
+        if meta["generation"] == config.generations and (out / "run.json").exists():
+            return out  # complete already
     elif any((out / name).exists() for name in ("checkpoint", "run.json")):
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
     chunk = plan_chunk(config, chunk)
@@ -356,14 +358,11 @@ def train(
             checkpoint.save(out / "checkpoint", state, meta)
 
     evolve, losses = make_evolve(strategy, task.loss, chunk), make_measure(task)
-    if meta["generation"] == config.generations and (out / "run.json").exists():
-        return out  # complete already
-    if is_writer:  # fail now, not at the first checkpoint, if the folder cannot be written
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
     if is_writer:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # fail now if the folder cannot be written
         needed = memory_needed(config, chunk) / 1e6
         print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
     done = meta["generation"]
@@ -403,11 +402,11 @@ def train(
 
 
 def check_resumable(settings: dict, meta: dict) -> None:
-    """Refuse to go on from another run's checkpoint, or from a finished one.
+    """Refuse to go on from another run's checkpoint.
 
     Raises:
-        ValueError: a field other than `generations` differs (names it and both values), or no
-            generation is left to run.
+        ValueError: a field other than `generations` differs, or `generations` is smaller here;
+            names the field and both values.
     """
     for name, value in settings.items():
         saved = meta["config"].get(name)
