@@ -6,7 +6,8 @@ One generation (ask, evaluate, tell) is timed of four implementations of the sam
 default on the notebook's grid: 48 x 48 cells, 90 steps, 16 channels, 128 hidden units.
 
 - `ours`: this library with paired masks, which compute only the half of the cells that fires.
-- `ours_bernoulli`: this library tossing a coin for each cell, all cells computed.
+- `ours_bernoulli`: this library tossing a coin for each cell, firing or not, all are computed.
+  Both leave out what the growing seed cannot have reached yet.
 - `plain`: straightforward JAX, a convolution and two matrix products under `vmap`.
 - `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX 0.3.
 
@@ -37,6 +38,7 @@ from nca_lib import train
 from nca_lib.checkpoint import write_atomic
 from nca_lib.evolution import AXIS, make_evolve, population_mesh, use_cores
 from nca_lib.model import KERNELS, seed_state
+from nca_lib.rollout import stages
 from nca_lib.train import Config, Task, make_strategy
 
 # Leanest first: the operating system tells a process's peak memory so far, which never falls.
@@ -143,7 +145,11 @@ def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dic
 
 def cells_computed(name: str, config: Config) -> int:
     """Count the cells that one rollout sends through the network."""
-    cells = (config.size + 2 * config.padding) ** 2 * config.num_steps
+    side = config.size + 2 * config.padding
+    if not name.startswith("ours"):
+        return side**2 * config.num_steps
+    crops = stages(side, side, config.num_steps, reach=0)  # only where the seed can have reached
+    cells = sum((last - first) * (side - 2 * margin) ** 2 for first, last, margin in crops)
     return cells // 2 if name == "ours" else cells
 
 
@@ -203,8 +209,8 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
         clock = time.perf_counter()
         jax.block_until_ready(multiply(seen, layers))
         seconds.append(time.perf_counter() - clock)
-    work = config.population * cells_computed("ours", config) * flops_per_cell(config)
-    return work / min(seconds[1:])
+    cells = config.population * config.num_steps * rows
+    return cells * flops_per_cell(config) / min(seconds[1:])
 
 
 def make_ours(task: Task) -> tuple[Generation, Any]:

@@ -31,7 +31,12 @@ def empty_loss(target: jax.Array) -> jax.Array:
 
 
 def growth_loss(
-    model: NCA, state: jax.Array, fires: jax.Array, target: jax.Array, window: int
+    model: NCA,
+    state: jax.Array,
+    fires: jax.Array,
+    target: jax.Array,
+    window: int,
+    reach: int | None = None,
 ) -> jax.Array:
     """Grow, and average the loss over the last `window` steps (chapter 3).
 
@@ -44,6 +49,7 @@ def growth_loss(
         fires: (T, ...), from `fire_schedule`.
         target: (H, W, 4) float32 in [0, 1].
         window: number of steps measured, 1 to T.
+        reach: see `nca_lib.rollout.stages`; 0 for `seed_state`.
 
     Returns:
         float32 scalar.
@@ -54,6 +60,8 @@ def growth_loss(
     if not 1 <= window <= len(fires):
         raise ValueError(f"window must be 1 to {len(fires)} (the number of steps), got {window}")
     start = len(fires) - window
-    state = grow(model, state, fires[:start])
-    _, total = grow_and_measure(model, state, fires[start:], lambda state: mse(state, target))
+    state = grow(model, state, fires[:start], reach)
+    reach = None if reach is None else reach + start
+    error = lambda state: mse(state, target)  # noqa: E731
+    _, total = grow_and_measure(model, state, fires[start:], error, reach)
     return total / window

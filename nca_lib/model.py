@@ -70,6 +70,10 @@ PRECISIONS = {
     "bfloat16": (jnp.bfloat16, None),  # 7 bits
 }
 
+# Activations of the hidden layer computed at once. A CPU's matrix library would cut a larger
+# product into pieces and leave those it need not share queued, 5 kB a step, until the call ends.
+BLOCK = 2**16
+
 
 class NCA(nnx.Module):
     """The network that every cell runs, and one step of the whole grid (chapter 2).
@@ -123,8 +127,11 @@ class NCA(nnx.Module):
 
     def update(self, perception: jax.Array) -> jax.Array:
         """Compute what a cell adds to itself: (..., 3C) float32 -> (..., C) float32."""
-        update = self.output(nnx.relu(self.hidden(perception)))
-        return self.step_size * update.astype(jnp.float32)
+        shape = (*perception.shape[:-1], self.output.out_features)
+        rows = perception.reshape(-1, perception.shape[-1])
+        blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
+        update = jnp.concatenate([self.output(nnx.relu(self.hidden(block))) for block in blocks])
+        return self.step_size * update.astype(jnp.float32).reshape(shape)
 
     def __call__(self, state: jax.Array, fire: jax.Array) -> jax.Array:
         """Advance the grid by one step.

@@ -49,22 +49,64 @@ def fire_schedule(
     return first + coin.astype(jnp.int32)
 
 
-def grow(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
-    """Run the rule for as many steps as `fires` is long and return the last state.
+def stages(
+    height: int, width: int, num_steps: int, reach: int | None
+) -> list[tuple[int, int, int]]:
+    """Plan which part of the grid each step needs when growth starts in the centre.
+
+    Life spreads by at most one cell a step, and whatever is not alive is zero. So the first steps
+    can run on a small crop around the seed, exactly. Every crop is a program of its own to
+    compile, hence a few sizes and not one for each step.
 
     Args:
-        model: the cell rule.
-        state: (H, W, C) float32, where to start.
-        fires: (T, ...), from `fire_schedule`; T may be zero.
+        height: H, in cells.
+        width: W, in cells.
+        num_steps: T, number of steps.
+        reach: how far from the centre (H // 2, W // 2) a cell may be alive at the start; None if
+            that is not known, or `fire_schedule` pairs cells of different rows (W odd).
 
     Returns:
-        (H, W, C) float32.
+        (first step, step after the last, margin) of each stage: the margin is the number of cells
+        left out on each side, an even number, so that no pair of cells is cut.
     """
-    return jax.lax.scan(lambda state, fire: (model(state, fire), None), state, fires)[0]
+    radius = (min(height, width) - 1) // 2  # the nearest border, seen from the centre
+    notch = max(2, radius // 4 + radius // 4 % 2)
+    plan, step = [], 0
+    if reach is not None and width % 2 == 0:
+        for margin in range(radius // notch * notch, 0, -notch):
+            until = min(num_steps, radius - margin - reach)
+            if until > step:
+                plan.append((step, until, margin))
+                step = until
+    return plan + [(step, num_steps, 0)] * (step < num_steps)
+
+
+def crop_fires(fires: jax.Array, width: int, margin: int) -> jax.Array:
+    """Restrict a fire schedule to the grid without `margin` cells (even) on each side.
+
+    Args:
+        fires: (T, H * W / 2) int32 or (T, H, W) bool, from `fire_schedule`.
+        width: W, in cells; even.
+        margin: cells to leave out on each side.
+
+    Returns:
+        The same form for the smaller grid.
+    """
+    if margin == 0:
+        return fires
+    if fires.dtype == bool:
+        return fires[:, margin:-margin, margin:-margin]
+    pairs = fires.reshape(len(fires), -1, width // 2)[:, margin:-margin, margin // 2 : -margin // 2]
+    row, column = pairs // width - margin, pairs % width - margin
+    return (row * (width - 2 * margin) + column).reshape(len(fires), -1)
 
 
 def grow_and_measure(
-    model: NCA, state: jax.Array, fires: jax.Array, measure: Callable[[jax.Array], jax.Array]
+    model: NCA,
+    state: jax.Array,
+    fires: jax.Array,
+    measure: Callable[[jax.Array], jax.Array],
+    reach: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Run the rule and sum a measure over the steps, without keeping the states.
 
@@ -73,19 +115,45 @@ def grow_and_measure(
     Args:
         model: the cell rule.
         state: (H, W, C) float32, where to start; it is not measured itself.
-        fires: (T, ...), from `fire_schedule`.
+        fires: (T, ...), from `fire_schedule`; T may be zero.
         measure: maps a state (H, W, C) to a float32 scalar.
+        reach: see `stages`; 0 for `seed_state`. It saves work and changes results by rounding only.
 
     Returns:
         The last state (H, W, C) and the sum of `measure` over the T states after each step.
     """
+    height, width, _ = state.shape
+    total = jnp.float32(0.0)
+    for first, last, margin in stages(height, width, len(fires), reach):
 
-    def step(carry, fire):
-        state, total = carry
-        state = model(state, fire)
-        return (state, total + measure(state)), None
+        def restore(inner, margin=margin):
+            return jnp.pad(inner, ((margin, margin), (margin, margin), (0, 0)))
 
-    return jax.lax.scan(step, (state, jnp.float32(0.0)), fires)[0]
+        def step(carry, fire, restore=restore):
+            inner, total = carry
+            inner = model(inner, fire)
+            return (inner, total + measure(restore(inner))), None
+
+        inner = state[margin : height - margin, margin : width - margin]
+        schedule = crop_fires(fires[first:last], width, margin)
+        (inner, total), _ = jax.lax.scan(step, (inner, total), schedule)
+        state = restore(inner)
+    return state, total
+
+
+def grow(model: NCA, state: jax.Array, fires: jax.Array, reach: int | None = None) -> jax.Array:
+    """Run the rule for as many steps as `fires` is long and return the last state.
+
+    Args:
+        model: the cell rule.
+        state: (H, W, C) float32, where to start.
+        fires: (T, ...), from `fire_schedule`; T may be zero.
+        reach: see `grow_and_measure`.
+
+    Returns:
+        (H, W, C) float32.
+    """
+    return grow_and_measure(model, state, fires, lambda state: jnp.float32(0.0), reach)[0]
 
 
 def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:

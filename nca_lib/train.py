@@ -167,7 +167,7 @@ class Task(NamedTuple):
         """
         fires = self.fires(key, factor * self.config.num_steps)
         target = jnp.asarray(self.target)
-        return growth_loss(self.merge(params), self.start, fires, target, self.config.window)
+        return growth_loss(self.merge(params), self.start, fires, target, self.config.window, 0)
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state: (T + 1, H, W, C) float32."""

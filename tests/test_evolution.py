@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from nca_lib import checkpoint, evolution
-from nca_lib.evolution import make_evolve, open_es, use_cores
+from nca_lib.evolution import make_evolve, open_es, population_mesh, use_cores
+from nca_lib.train import PRESETS, make_measure, make_strategy, make_task
 
 N = 8
 PARAMS = {"a": jnp.array([[0.5, -1.0, 2.0]]), "b": jnp.array([3.0, 0.0])}
@@ -147,6 +148,20 @@ print(json.dumps({{k: v.item() for k, v in metrics.items()}} | {{"mean": state.m
 def one_device():
     """What one device computes, one member after the other."""
     return json.loads(run_python(GENERATIONS.format(devices=1, chunk=1)).stdout)
+
+
+def test_a_hundred_short_runs_do_not_hang():
+    """Collectives between CPU devices have been seen to wait for each other for ever."""
+    task = make_task(PRESETS["smoke"])
+    strategy = make_strategy(task.config, task.params)
+    evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
+    assert population_mesh(task.config.population).size == 2
+    start, keys = strategy.init(jax.random.key(0), task.params), jax.random.split(jax.random.key(2))
+    found = set()
+    for _ in range(100):
+        state, metrics = evolve(start, jax.random.key(1), 0, 3)
+        found.add((float(metrics["fitness_mean"]), float(losses(strategy.mean(state), keys)[0])))
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("population", [0, 1, 7, -2])

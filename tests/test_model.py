@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import nca_lib.model
 from nca_lib.model import KERNELS, NCA, living_mask, perceive, seed_state
 from nca_lib.rollout import fire_schedule
 from nca_lib.train import PRESETS, make_task
@@ -100,6 +101,16 @@ def test_reduced_precision_rounds_the_update_and_nothing_else():
     assert 1e-4 < error < 5e-2  # 7 bits of mantissa
     with pytest.raises(ValueError, match="precision must be one of .* got 'float16'"):
         NCA(4, 4, precision="float16", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("block", [1, 50, 2**16])
+def test_cells_may_be_computed_in_blocks(block, monkeypatch):
+    state, fire = random_state(0), jnp.arange(0, 30, 2)
+    whole = random_model()(state, fire)
+    monkeypatch.setattr(nca_lib.model, "BLOCK", block)
+    np.testing.assert_allclose(random_model()(state, fire), whole, rtol=1e-5, atol=1e-6)
+    nobody = jnp.zeros(state.shape[:2], bool)
+    assert jnp.array_equal(random_model()(state, fire[:0]), random_model()(state, nobody))
 
 
 def test_kernels_are_not_trainable():

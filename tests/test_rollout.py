@@ -7,7 +7,15 @@ import pytest
 from test_model import random_model
 
 from nca_lib.model import seed_state
-from nca_lib.rollout import MASKS, fire_schedule, grow, grow_and_measure, record
+from nca_lib.rollout import (
+    MASKS,
+    crop_fires,
+    fire_schedule,
+    grow,
+    grow_and_measure,
+    record,
+    stages,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -60,6 +68,48 @@ def test_memory_of_a_measured_rollout_does_not_grow_with_its_length(model):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(400) == temporary_bytes(20) < 20 * H * W * C * 4
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("shape", [(16, 16), (24, 20), (13, 16), (16, 13), (4, 6)])
+def test_cropping_to_the_reach_of_the_seed_changes_nothing(model, shape, mask):
+    model.output.bias[...] = jnp.full(C, 0.5)  # every cell that may live comes alive at once
+    start = seed_state(*shape, C)
+    fires = fire_schedule(jax.random.key(1), 12, *shape, mask)
+    whole, total = grow_and_measure(model, start, fires, lambda state: jnp.mean(state**2))
+    alive = np.argwhere(whole[..., -1] > 0.1)
+    assert np.abs(alive - np.array(shape) // 2).max() >= min(shape) // 2 - 1  # the front arrived
+    last, summed = grow_and_measure(model, start, fires, lambda state: jnp.mean(state**2), reach=0)
+    np.testing.assert_allclose(last, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(summed, total, rtol=1e-5)
+    half = grow(model, grow(model, start, fires[:3], reach=0), fires[3:], reach=3)
+    np.testing.assert_allclose(half, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 5, 16, 24, 32, 40, 48])
+def test_stages_follow_one_another_and_contain_what_lives(size):
+    plan = stages(size, size + size % 2, 100, reach=0)
+    starts, ends, margins = zip(*plan, strict=True)
+    assert starts == (0, *ends[:-1]) and ends[-1] == 100 and margins[-1] == 0
+    assert list(margins) == sorted(set(margins), reverse=True) and not any(m % 2 for m in margins)
+    for _, end, margin in plan[:-1]:
+        assert size // 2 + end < size - margin and size // 2 - end >= margin
+    assert stages(size, size, 5, reach=None) == [(0, 5, 0)]  # nothing known of the start
+    assert stages(size, size, 5, reach=size) == [(0, 5, 0)]  # everywhere already
+    assert stages(size, size, 0, reach=0) == []
+
+
+def test_cropped_fires_are_those_of_the_cells_inside():
+    indices = fire_schedule(jax.random.key(2), 3, H, W, "paired")
+    masks = jax.vmap(lambda row: jnp.zeros(H * W, bool).at[row].set(True).reshape(H, W))(indices)
+    inside = crop_fires(masks, W, 2)
+    assert jnp.array_equal(inside, masks[:, 2:-2, 2:-2])
+    cropped = crop_fires(indices, W, 2)
+    assert cropped.shape == (3, (H - 4) * (W - 4) // 2) and cropped.dtype == jnp.int32
+    assert all(
+        jnp.array_equal(jnp.flatnonzero(mask), row)
+        for mask, row in zip(inside, cropped, strict=True)
+    )
 
 
 def test_paired_masks_fire_exactly_one_of_each_pair():
