@@ -117,3 +117,48 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     if found != wanted:
         raise ValueError(f"{path} holds arrays {found}, but this configuration needs {wanted}")
     return jax.tree.unflatten(structure, leaves), meta
+
+
+def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
+    """Name each weight array: {"hidden.kernel": (3C, hidden), ...}."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {f"{path[0].key}.{path[1].key}": np.asarray(leaf) for path, leaf in leaves}
+
+
+def save_weights(path: str | Path, params: Any) -> None:
+    """Save weights under their names, as a plain NumPy archive.
+
+    Args:
+        path: file to write, usually weights.npz; its folder must exist.
+        params: the weights.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, **weights_to_arrays(params))
+    write_atomic(path, buffer.getvalue())
+
+
+def load_weights(path: str | Path, like: Any) -> Any:
+    """Load weights that `save_weights` has written.
+
+    Args:
+        path: the file.
+        like: pytree with the structure, names, shapes and dtypes that are expected.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ValueError: the file is missing or damaged, or its arrays do not match `like`.
+    """
+    try:
+        found = dict(np.load(io.BytesIO(Path(path).read_bytes())))
+    except Exception as error:  # zipfile raises nearly anything on damaged files
+        raise ValueError(f"{path} is damaged or missing: {error!r}") from error
+    wanted = weights_to_arrays(like)
+    shapes, needed = (
+        {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+        for arrays in (found, wanted)
+    )
+    if shapes != needed:
+        raise ValueError(f"{path}: weights have shapes {shapes}, but they should be {needed}")
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])

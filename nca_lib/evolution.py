@@ -72,6 +72,7 @@ def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
         "fitness_mean": jnp.mean(fitness, where=finite),
         "fitness_best": jnp.min(fitness, where=finite, initial=jnp.inf),
         "fitness_std": jnp.std(fitness, where=finite),
+        "fitness_median": jnp.median(jnp.where(finite, fitness, jnp.inf)),
         "nonfinite": jnp.sum(~finite),
     }
 
@@ -135,17 +136,17 @@ def population_mesh(population: int) -> Mesh:
 
 
 def evaluate_share(
-    fitness_fn: Callable, population: Any, key: jax.Array, size: int, chunk: int
+    fitness_fn: Callable, population: Any, luck: Any, size: int, chunk: int
 ) -> jax.Array:
     """Evaluate this device's share of a population and gather the fitness of all.
 
-    Runs inside `shard_map`. All members get the same key, hence the same fire masks (common
-    random numbers): they then differ by their weights, not by their luck.
+    Runs inside `shard_map`. All members get the same luck, such as the same fire masks (common
+    random numbers): they then differ by their weights alone.
 
     Args:
-        fitness_fn: (params, key) -> float32 scalar, lower is better.
+        fitness_fn: (params, luck) -> float32 scalar, lower is better.
         population: pytree with a leading axis N, the whole population.
-        key: random key of this generation.
+        luck: what the members of this generation share, a key or what was drawn from one.
         size: members per device.
         chunk: members computed side by side; 1 is fastest on a CPU, many on a GPU.
 
@@ -155,11 +156,16 @@ def evaluate_share(
     first = jax.lax.axis_index(AXIS) * size
     share = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), population)
     batch = None if chunk == 1 else chunk
-    fitness = jax.lax.map(lambda params: fitness_fn(params, key), share, batch_size=batch)
+    fitness = jax.lax.map(lambda params: fitness_fn(params, luck), share, batch_size=batch)
     return jax.lax.all_gather(fitness, AXIS, tiled=True)
 
 
-def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = None) -> Callable:
+def make_evolve(
+    strategy: Strategy,
+    fitness_fn: Callable,
+    chunk: int | None = None,
+    prepare: Callable[[Any, jax.Array], Any] = lambda mean, key: key,
+) -> Callable:
     """Compile a run of generations (chapter 4).
 
     Python is left out of the loop between two log points: however many generations are asked
@@ -167,9 +173,11 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
 
     Args:
         strategy: from `open_es`.
-        fitness_fn: (params, key) -> float32 scalar, lower is better.
+        fitness_fn: (params, luck) -> float32 scalar, lower is better.
         chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere. It changes
             speed and memory, and results by rounding only.
+        prepare: (mean, key) -> luck, done once a generation on every device alike: what all its
+            members share, such as a state that the mean has grown. Default: the key itself.
 
     Returns:
         evolve(state, key, start, count) -> (state, metrics): runs generations start to
@@ -185,8 +193,9 @@ def make_evolve(strategy: Strategy, fitness_fn: Callable, chunk: int | None = No
 
     def generation(state, key):
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
+        luck = prepare(strategy.mean(state), key_evaluate)
         population, state = algorithm.ask(key_ask, state, params)
-        fitness = evaluate_share(fitness_fn, population, key_evaluate, size, chunk)
+        fitness = evaluate_share(fitness_fn, population, luck, size, chunk)
         return algorithm.tell(key_tell, population, fitness, state, params)
 
     def evolve(state, key_data, start, count):

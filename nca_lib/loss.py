@@ -30,6 +30,22 @@ def empty_loss(target: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(target))
 
 
+def excess(state: jax.Array, limit: float = 2.0) -> jax.Array:
+    """Mean squared distance of a state's values from [-limit, limit], hidden channels included.
+
+    Added to a loss it keeps patterns from exploding; healthy values stay well inside (chapter 3).
+
+    Args:
+        state: (..., H, W, C) float32.
+        limit: values up to it, of either sign, are free.
+
+    Returns:
+        (...) float32.
+    """
+    beyond = jnp.maximum(jnp.abs(state) - limit, 0.0)
+    return jnp.mean(jnp.square(beyond), axis=(-3, -2, -1))
+
+
 def growth_loss(
     model: NCA,
     state: jax.Array,
@@ -37,6 +53,7 @@ def growth_loss(
     target: jax.Array,
     window: int,
     reach: int | None = None,
+    overflow: float = 0.0,
 ) -> jax.Array:
     """Grow, and average the loss over the last `window` steps (chapter 3).
 
@@ -50,6 +67,7 @@ def growth_loss(
         target: (H, W, 4) float32 in [0, 1].
         window: number of steps measured, 1 to T.
         reach: see `nca_lib.rollout.stages`; 0 for `seed_state`.
+        overflow: weight of `excess` beside the mean squared error.
 
     Returns:
         float32 scalar.
@@ -62,6 +80,10 @@ def growth_loss(
     start = len(fires) - window
     state = grow(model, state, fires[:start], reach)
     reach = None if reach is None else reach + start
-    error = lambda state: mse(state, target)  # noqa: E731
-    _, total = grow_and_measure(model, state, fires[start:], error, reach)
+
+    def measure(state):
+        penalty = overflow * excess(state) if overflow else 0.0
+        return mse(state, target) + penalty
+
+    _, total = grow_and_measure(model, state, fires[start:], measure, reach)
     return total / window

@@ -173,3 +173,45 @@ def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
         return state, state
 
     return jnp.concatenate([state[None], jax.lax.scan(step, state, fires)[1]])
+
+
+def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Array:
+    """Mark the half of a grid on one side of a line.
+
+    Args:
+        height: H, in cells.
+        width: W, in cells.
+        angle: direction of the marked side, in radians: 0 the right half, pi / 2 the lower one.
+        offset: distance of the line from the centre of the grid, in cells.
+
+    Returns:
+        (H, W) bool.
+    """
+    rows = jnp.arange(0.5, height)[:, None] - height / 2  # of the middle of each cell
+    columns = jnp.arange(0.5, width) - width / 2
+    return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
+
+
+def disc(height: int, width: int, row: float, column: float, radius: float) -> jax.Array:
+    """Mark a disc of a grid: the cells at most `radius` from (row, column), (H, W) bool."""
+    rows, columns = jnp.arange(0.0, height)[:, None], jnp.arange(0.0, width)
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+def damage(key: jax.Array, state: jax.Array) -> jax.Array:
+    """Erase a random half of a grid, or a random disc of an eighth to a quarter of it (chapter 5).
+
+    Args:
+        key: random key.
+        state: (H, W, C) float32.
+
+    Returns:
+        (H, W, C) float32, zero where it was erased.
+    """
+    height, width, _ = state.shape
+    coin, angle, offset, radius, row, column = jax.random.uniform(key, 6)
+    size = min(height, width)
+    cut = half(height, width, 2 * jnp.pi * angle, size * (offset - 0.5) / 8)
+    place = (0.25 + 0.5 * row) * height, (0.25 + 0.5 * column) * width
+    hole = disc(height, width, *place, size * (1 + radius) / 8)
+    return jnp.where(jnp.where(coin < 0.5, cut, hole)[..., None], 0.0, state)

@@ -1,18 +1,15 @@
 """Run folders, shipped with the package or the reader's own: list, load, evaluate (chapter 4)."""
 
-import io
 import json
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nca_lib.train import FRESH, HISTORY, Config, Task, make_measure, make_task, weights_to_arrays
-
-SHIPPED = resources.files("nca_lib") / "data" / "runs"
+from nca_lib.checkpoint import load_weights
+from nca_lib.train import FRESH, HISTORY, SHIPPED, Config, Task, make_measure, make_task
 
 
 class Run(NamedTuple):
@@ -80,7 +77,7 @@ def load_run(name_or_folder: str | Path) -> Run:
     if not isinstance(name_or_folder, str | os.PathLike):
         raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
     is_shipped = str(name_or_folder) in list_runs()
-    folder = Path(str(SHIPPED / str(name_or_folder))) if is_shipped else Path(name_or_folder)
+    folder = SHIPPED / str(name_or_folder) if is_shipped else Path(name_or_folder)
     if not (folder / "run.json").is_file():
         raise ValueError(
             f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
@@ -89,28 +86,12 @@ def load_run(name_or_folder: str | Path) -> Run:
     try:
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         config = Config(**info["config"])
-        arrays = dict(np.load(io.BytesIO((folder / "weights.npz").read_bytes())))
         table = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
         history = {name: table[name] for name in HISTORY}
         if history["generation"][-1] != config.generations:
             raise ValueError(f"the history ends at generation {history['generation'][-1]:g}")
-    except Exception as error:  # json, zipfile and csv raise nearly anything on damaged files
+    except Exception as error:  # json and csv raise nearly anything on damaged files
         raise ValueError(f"the run folder {folder} is damaged: {error!r}") from error
     task = make_task(config)
-    return Run(folder, info, config, task, arrays_to_weights(arrays, task.params), history)
-
-
-def arrays_to_weights(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Put named arrays, as in weights.npz, into a pytree of weights.
-
-    Raises:
-        ValueError: names or shapes differ from those of `like`.
-    """
-    wanted = weights_to_arrays(like)
-    needed, found = (
-        {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
-        for arrays in (wanted, arrays)
-    )
-    if found != needed:
-        raise ValueError(f"weights have shapes {found}, but the configuration needs {needed}")
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    params = load_weights(folder / "weights.npz", like=task.params)
+    return Run(folder, info, config, task, params, history)

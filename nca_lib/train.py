@@ -9,7 +9,6 @@ A run folder holds `run.json` (configuration, provenance, final losses), `histor
 import argparse
 import dataclasses
 import importlib.metadata
-import io
 import json
 import math
 import platform
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +32,8 @@ import nca_lib
 from nca_lib import checkpoint, render
 from nca_lib.evolution import Strategy, make_evolve, open_es, population_mesh, use_cores
 from nca_lib.loss import empty_loss, growth_loss
-from nca_lib.model import NCA, seed_state
-from nca_lib.rollout import MASKS, fire_schedule, record
+from nca_lib.model import NCA, living_mask, seed_state
+from nca_lib.rollout import MASKS, damage, fire_schedule, record
 from nca_lib.target import load_emoji
 
 
@@ -59,6 +59,10 @@ class Config:
     learning_rate: float = 0.006  # Adam's step at the start
     learning_rate_end: float = 0.05  # its value at the end, as a fraction of the start (cosine)
     generations: int = 50_000
+    init: str = ""  # start from the weights of this run: a shipped one's name, or a folder
+    age: int = 0  # most steps that a start has lived before; at 0 every start is the seed
+    damage: float = 0.0  # share of the aged starts that are damaged
+    overflow: float = 0.0  # weight of the penalty on values outside [-2, 2]
     log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
     seed: int = 0  # of the initial weights, the noise and the fire masks
 
@@ -100,6 +104,7 @@ PRESETS = {
     ),
 }
 
+SHIPPED = Path(str(resources.files("nca_lib") / "data" / "runs"))  # runs that come with the package
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
 HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
 MEASURED = 8  # fire-mask keys over which the loss of the mean is averaged
@@ -130,6 +135,9 @@ def validate(config: Config) -> None:
         "learning_rate": (1e-9, 1e3),
         "learning_rate_end": (0.0, 1e3),
         "generations": (1, 1_000_000_000),
+        "age": (0, 1_000_000),
+        "damage": (0.0, 1.0),
+        "overflow": (0.0, 1e6),
         "log_every": (1, 1_000_000_000),
         "seed": (0, 2**32 - 1),
     }
@@ -158,7 +166,7 @@ class Task(NamedTuple):
         return fire_schedule(key, num_steps, height, width, self.config.mask)
 
     def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
-        """Grow once and measure: the fitness of one member (float32 scalar, lower is better).
+        """Grow once from the seed and measure (float32 scalar, lower is better).
 
         Args:
             params: weights, like `self.params`.
@@ -168,6 +176,48 @@ class Task(NamedTuple):
         fires = self.fires(key, factor * self.config.num_steps)
         target = jnp.asarray(self.target)
         return growth_loss(self.merge(params), self.start, fires, target, self.config.window, 0)
+
+    def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw what all members of a generation share: where they start, and which cells fire.
+
+        Without `age` they start from the seed. With it, only a third of the generations do. In the
+        others the mean of the search distribution has already grown the start for a number of
+        steps, short ones as likely as long ones on a logarithmic scale, and it may be damaged.
+        This stands in for the sample pool of Distill, and nothing need be stored.
+
+        Args:
+            params: weights of the mean.
+            key: random key.
+
+        Returns:
+            Start (H, W, C) float32 and fire masks, see `fires`.
+        """
+        key_fires, key_age, key_grow, key_hurt, key_damage = jax.random.split(key, 5)
+        if self.config.age == 0:
+            return self.start, self.fires(key)
+        model, (first, scale) = self.merge(params), jax.random.uniform(key_age, 2)
+        age = jnp.exp(scale * jnp.log(self.config.age + 1.0)).astype(jnp.int32)
+
+        def live(number, state):
+            return model(state, self.fires(jax.random.fold_in(key_grow, number), 1)[0])
+
+        old = jax.lax.fori_loop(0, jnp.where(first < 1 / 3, 0, age), live, self.start)
+        hurt = damage(key_damage, old)
+        chosen = (first >= 1 / 3) & (jax.random.uniform(key_hurt) < self.config.damage)
+        start = jnp.where(chosen, hurt, old)
+        usable = jnp.isfinite(start).all() & living_mask(start, self.config.alive_threshold).any()
+        return jnp.where(usable, start, self.start), self.fires(key_fires)
+
+    def fitness(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Grow from a prepared start and measure: what evolution minimises (float32 scalar).
+
+        Args:
+            params: weights of one member.
+            luck: from `prepare`.
+        """
+        target, config = jnp.asarray(self.target), self.config
+        reach = 0 if config.age == 0 else None
+        return growth_loss(self.merge(params), *luck, target, config.window, reach, config.overflow)
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state: (T + 1, H, W, C) float32."""
@@ -193,6 +243,24 @@ def make_task(config: Config) -> Task:
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     start = seed_state(*target.shape[:2], config.channels)
     return Task(config, target, start, params, lambda params: nnx.merge(graph, params, rest))
+
+
+def initial_weights(config: Config, params: Any) -> Any:
+    """Read the weights that a run starts from, if its configuration names any.
+
+    Args:
+        config: names another run, or none.
+        params: random initial weights.
+
+    Raises:
+        ValueError: there is no such run, or its weights have other shapes.
+    """
+    if not config.init:
+        return params
+    for folder in (SHIPPED / config.init, Path(config.init)):
+        if (folder / "weights.npz").is_file():
+            return checkpoint.load_weights(folder / "weights.npz", like=params)
+    raise ValueError(f"init must be a shipped run or a run folder, got {config.init!r}")
 
 
 def make_strategy(config: Config, params: Any) -> Strategy:
@@ -280,24 +348,29 @@ def log_points(config: Config, done: int) -> list[int]:
     return sorted(point for point in points if done < point <= config.generations)
 
 
-def check_alive(row: dict, population: int, dead_loss: float) -> None:
+def check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
     """Stop a run that cannot recover.
+
+    Args:
+        metrics: of `nca_lib.evolution.summarise`.
+        population: N, number of members.
+        dead_loss: what an empty grid scores.
+        generation: for the message.
 
     Raises:
         FloatingPointError: most members are not finite.
-        RuntimeError: all members score the same, which is what an empty grid scores.
+        RuntimeError: most members score what an empty grid scores.
     """
-    where = f"generation {row['generation']}"
-    if row["nonfinite"] > population / 2:
+    where, advice = f"generation {generation}", "Lower std, learning_rate or step_size."
+    if metrics["nonfinite"] > population / 2:
         raise FloatingPointError(
-            f"{where}: {row['nonfinite']} of {population} members are not finite: patterns "
-            "explode. Lower std, learning_rate or step_size."
+            f"{where}: {metrics['nonfinite']} of {population} members are not finite: patterns "
+            f"explode. {advice}"
         )
-    all_score_the_same = row["fitness_std"] < 1e-6 * dead_loss  # but for rounding
-    if all_score_the_same and math.isclose(row["fitness_mean"], dead_loss, rel_tol=1e-5):
+    if math.isclose(metrics["fitness_median"], dead_loss, rel_tol=1e-5):  # but for rounding
         raise RuntimeError(
-            f"{where}: every member died (all score {dead_loss:.4f}, the empty grid), so there is "
-            "nothing to rank and no way back. Lower std, learning_rate or step_size."
+            f"{where}: most members died (they score {dead_loss:.4f}, the empty grid), and a "
+            f"population with nothing to rank does not find its way back. {advice}"
         )
 
 
@@ -338,7 +411,7 @@ def train(
     task, out = make_task(config), Path(out)
     strategy = make_strategy(config, task.params)
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
-    state = strategy.init(key_init, task.params)
+    state = strategy.init(key_init, initial_weights(config, task.params))
     settings = dataclasses.asdict(config)
     meta = {"config": settings, "generation": 0, "seconds": 0.0, "history": []}
     if resume:
@@ -357,7 +430,8 @@ def train(
         if is_writer:
             checkpoint.save(out / "checkpoint", state, meta)
 
-    evolve, losses = make_evolve(strategy, task.loss, chunk), make_measure(task)
+    evolve = make_evolve(strategy, task.fitness, chunk, task.prepare)
+    losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
     if is_writer:
@@ -375,7 +449,7 @@ def train(
             row = {"generation": point, "rollouts": point * config.population}
             row["loss"] = float(losses(strategy.mean(following), measure_keys).mean())
             row |= {name: metrics[name].item() for name in HISTORY[4:]}
-            check_alive(row, config.population, dead_loss)
+            check_alive(metrics, config.population, dead_loss, point)
             row["seconds"] = meta["seconds"] + time.monotonic() - clock
             told = {"config": settings, "generation": point, "seconds": row["seconds"]}
             told["history"] = [*meta["history"], [row[name] for name in HISTORY]]
@@ -408,11 +482,11 @@ def check_resumable(settings: dict, meta: dict) -> None:
         ValueError: a field other than `generations` differs, or `generations` is smaller here;
             names the field and both values.
     """
+    saved = dataclasses.asdict(Config()) | meta["config"]  # it may be older than some fields
     for name, value in settings.items():
-        saved = meta["config"].get(name)
-        if name != "generations" and saved != value:
+        if name != "generations" and saved[name] != value:
             raise ValueError(
-                f"cannot resume: {name} is {value!r} here, in the checkpoint {saved!r}"
+                f"cannot resume: {name} is {value!r} here, in the checkpoint {saved[name]!r}"
             )
     if settings["generations"] < meta["config"]["generations"]:
         raise ValueError(
@@ -448,9 +522,7 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
     table = "".join(",".join(row) + "\n" for row in [HISTORY, *digits])
     checkpoint.write_atomic(out / "history.csv", table.encode())
-    archive = io.BytesIO()
-    np.savez(archive, **weights_to_arrays(params))
-    checkpoint.write_atomic(out / "weights.npz", archive.getvalue())
+    checkpoint.save_weights(out / "weights.npz", params)
     states = np.asarray(task.frames(params, jax.random.key(FRESH)))
     pixels = render.upscale(render.to_rgb(states, premultiplied=task.config.premultiply), 6)
     render.save_png(out / "final.png", pixels[-1])
@@ -471,12 +543,6 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     checkpoint.write_atomic(out / "run.json", text.encode())
-
-
-def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
-    """Name each weight array: {"hidden.kernel": (3C, hidden), ...}."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {f"{path[0].key}.{path[1].key}": np.asarray(leaf) for path, leaf in leaves}
 
 
 def versions() -> dict[str, str]:

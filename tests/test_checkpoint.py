@@ -3,11 +3,13 @@
 import io
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nca_lib import checkpoint
+from nca_lib.train import PRESETS, make_task
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.int32(4), jnp.float32(jnp.nan))}
 META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
@@ -92,3 +94,14 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
         checkpoint.write_atomic(path, b"new")
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+
+
+def test_weights_round_trip(tmp_path):
+    params = make_task(PRESETS["smoke"]).params
+    params = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    checkpoint.save_weights(tmp_path / "weights.npz", params)
+    arrays = dict(np.load(tmp_path / "weights.npz"))
+    assert sorted(arrays) == ["hidden.bias", "hidden.kernel", "output.bias", "output.kernel"]
+    assert arrays["output.kernel"].shape == (32, 8) and arrays["output.kernel"].min() == 0.5
+    again = checkpoint.load_weights(tmp_path / "weights.npz", like=params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), params, again))

@@ -65,6 +65,23 @@ def test_ask_evaluate_tell_equals_a_hand_written_update(strategy):
     np.testing.assert_allclose(metrics["fitness_std"], fitness.std(), rtol=1e-4)
 
 
+def test_members_share_what_is_prepared_from_the_mean(strategy):
+    def prepare(mean, key):
+        return mean["b"], jax.random.normal(key)
+
+    def fitness(params, luck):
+        start, noise = luck
+        return jnp.sum((params["b"] - start) ** 2) + noise
+
+    key = jax.random.key(3)
+    state = strategy.init(jax.random.key(0), PARAMS)
+    _, metrics = make_evolve(strategy, fitness, prepare=prepare)(state, key, 0, 1)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+    noise = np.asarray(jax.random.normal(keys[0], (N // 2, 5)))
+    expected = np.sum((0.1 * noise[:, 3:]) ** 2, axis=1) + jax.random.normal(keys[1])
+    np.testing.assert_allclose(metrics["fitness_mean"], expected.mean(), rtol=1e-5)
+
+
 def test_dispatches_can_be_cut_anywhere(strategy):
     evolve, key = make_evolve(strategy, bowl), jax.random.key(7)
     start = strategy.init(jax.random.key(0), PARAMS)

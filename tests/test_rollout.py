@@ -10,9 +10,12 @@ from nca_lib.model import seed_state
 from nca_lib.rollout import (
     MASKS,
     crop_fires,
+    damage,
+    disc,
     fire_schedule,
     grow,
     grow_and_measure,
+    half,
     record,
     stages,
 )
@@ -150,3 +153,31 @@ def test_unknown_masks_and_odd_grids_are_refused():
     with pytest.raises(ValueError, match="even number of cells, got 5 x 7"):
         fire_schedule(jax.random.key(0), 2, 5, 7, "paired")
     assert fire_schedule(jax.random.key(0), 2, 5, 7, "bernoulli").shape == (2, 5, 7)
+
+
+def test_halves_and_discs_by_hand():
+    assert jnp.array_equal(half(H, W, 0.0), jnp.tile(jnp.arange(W) >= W // 2, (H, 1)))
+    lower = jnp.tile(jnp.arange(H)[:, None] >= H // 2, (1, W))
+    assert jnp.array_equal(half(H, W, jnp.pi / 2), lower)
+    assert jnp.array_equal(half(H, W, -jnp.pi / 2), ~lower)
+    assert int(half(H, W, 0.0, offset=2.0).sum()) == H * (W // 2 - 2)
+    spot = disc(H, W, 3, 4, 1)
+    assert sorted(map(tuple, np.argwhere(spot).tolist())) == [
+        (2, 4),
+        (3, 3),
+        (3, 4),
+        (3, 5),
+        (4, 4),
+    ]
+
+
+def test_damage_erases_a_part_and_leaves_the_rest():
+    state = jnp.ones((16, 16, C))
+    erased = []
+    for seed in range(60):
+        hurt = damage(jax.random.key(seed), state)
+        assert jnp.array_equal(hurt[..., 0] == 0, (hurt == 0).all(-1))
+        assert jnp.array_equal(hurt[hurt != 0], state[hurt != 0])
+        erased.append(float((hurt[..., 0] == 0).mean()))
+    assert min(erased) > 0.02 and max(erased) < 0.65
+    assert sum(part > 0.3 for part in erased) > 10 and sum(part < 0.3 for part in erased) > 10

@@ -10,8 +10,7 @@ from test_train import TINY
 
 from nca_lib import list_runs, load_run
 from nca_lib.loss import empty_loss
-from nca_lib.runs import arrays_to_weights
-from nca_lib.train import train, weights_to_arrays
+from nca_lib.train import train
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +93,3 @@ def test_damaged_folders_are_refused(own, tmp_path, file, damage):
 def test_names_that_are_no_names_are_refused(bad):
     with pytest.raises(ValueError, match="must be a name or a path"):
         load_run(bad)
-
-
-def test_weights_round_trip(own):
-    run = load_run(own)
-    arrays = weights_to_arrays(run.params)
-    again = weights_to_arrays(arrays_to_weights(arrays, like=run.task.params))
-    assert arrays.keys() == again.keys() == {
-        "hidden.kernel", "hidden.bias", "output.kernel", "output.bias"
-    }  # fmt: skip
-    assert all(np.array_equal(arrays[name], again[name]) for name in arrays)
-    assert not np.array_equal(arrays["output.kernel"], np.zeros((32, 8)))
