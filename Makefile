@@ -28,7 +28,7 @@ unexport JUPYTER_PATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test test-lowest lint format lock clean distclean
+.PHONY: help install book runs study serve test test-lowest lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,12 @@ book: $(INSTALLED)  ## run the chapters and build the book
 	NCA_BOOK=1 $(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
 	@touch _build/.built
 	@echo "The book lies at $(CURDIR)/$(HTML)/index.html"
+
+runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how long it takes
+	$(BIN)/python .ci/retrain.py $(ARGS)
+
+study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
+	$(BIN)/python .ci/study.py $(ARGS)
 
 serve:  ## serve the built book at http://localhost:8000
 	@test -e $(HTML)/index.html || { echo "Build the book first: make book" >&2; exit 1; }

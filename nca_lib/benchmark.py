@@ -6,7 +6,7 @@ One generation (ask, evaluate, tell) is timed of four implementations of the sam
 default on the notebook's grid: 48 x 48 cells, 90 steps, 16 channels, 128 hidden units.
 
 - `ours`: this library with paired masks, which compute only the half of the cells that fires.
-- `ours_bernoulli`: this library tossing a coin for each cell, firing or not, all are computed.
+- `ours_bernoulli`: this library tossing a coin for each cell; firing or not, all are computed.
   Both leave out what the growing seed cannot have reached yet.
 - `plain`: straightforward JAX, a convolution and two matrix products under `vmap`.
 - `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX 0.3.
@@ -175,8 +175,8 @@ def peak_memory() -> int:
 def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
     """Measure how fast this machine multiplies matrices of the network's own shapes.
 
-    The two dense layers of one generation of `ours`, and nothing else: half of a grid's cells
-    times the weights of a member, one member after another on a CPU, side by side elsewhere. All
+    The two dense layers of a generation, and nothing else: half of a whole grid's cells times the
+    weights of a member, one member after another on a CPU, side by side elsewhere. All
     devices work at once, each on its share of the population.
 
     Args:
@@ -216,7 +216,7 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
 def make_ours(task: Task) -> tuple[Generation, Any]:
     """This library, as `nca_lib.train` calls it."""
     strategy = make_strategy(task.config, task.params)
-    evolve = make_evolve(strategy, task.loss)
+    evolve = make_evolve(strategy, task.fitness, prepare=task.prepare)
 
     def generation(state, key):
         return evolve(state, key, 0, 1)[0]

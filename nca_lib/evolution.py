@@ -68,11 +68,15 @@ class Strategy(NamedTuple):
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
     """Reduce a generation to a few numbers (evosax's own metrics hold whole weight vectors)."""
     finite = jnp.isfinite(fitness)
+    median = jnp.median(jnp.where(finite, fitness, jnp.inf))
     return {
         "fitness_mean": jnp.mean(fitness, where=finite),
         "fitness_best": jnp.min(fitness, where=finite, initial=jnp.inf),
         "fitness_std": jnp.std(fitness, where=finite),
-        "fitness_median": jnp.median(jnp.where(finite, fitness, jnp.inf)),
+        "fitness_median": median,
+        "tied": jnp.sum(
+            jnp.isclose(fitness, median, rtol=1e-5, atol=0.0)
+        ),  # equal but for rounding
         "nonfinite": jnp.sum(~finite),
     }
 

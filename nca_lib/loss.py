@@ -30,10 +30,10 @@ def empty_loss(target: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(target))
 
 
-def excess(state: jax.Array, limit: float = 2.0) -> jax.Array:
+def overflow_loss(state: jax.Array, limit: float = 2.0) -> jax.Array:
     """Mean squared distance of a state's values from [-limit, limit], hidden channels included.
 
-    Added to a loss it keeps patterns from exploding; healthy values stay well inside (chapter 3).
+    Added to a loss it keeps patterns from exploding (chapter 3).
 
     Args:
         state: (..., H, W, C) float32.
@@ -67,7 +67,7 @@ def growth_loss(
         target: (H, W, 4) float32 in [0, 1].
         window: number of steps measured, 1 to T.
         reach: see `nca_lib.rollout.stages`; 0 for `seed_state`.
-        overflow: weight of `excess` beside the mean squared error.
+        overflow: weight of `overflow_loss` beside the mean squared error.
 
     Returns:
         float32 scalar.
@@ -82,8 +82,7 @@ def growth_loss(
     reach = None if reach is None else reach + start
 
     def measure(state):
-        penalty = overflow * excess(state) if overflow else 0.0
-        return mse(state, target) + penalty
+        return mse(state, target) + (overflow * overflow_loss(state) if overflow else 0.0)
 
     _, total = grow_and_measure(model, state, fires[start:], measure, reach)
     return total / window

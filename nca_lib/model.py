@@ -70,8 +70,8 @@ PRECISIONS = {
     "bfloat16": (jnp.bfloat16, None),  # 7 bits
 }
 
-# Activations of the hidden layer computed at once. A CPU's matrix library would cut a larger
-# product into pieces and leave those it need not share queued, 5 kB a step, until the call ends.
+# Activations of the hidden layer computed at once. Of a larger product a CPU's matrix library keeps
+# finished pieces queued until the call ends, 5 kB a step: memory would grow with the steps.
 BLOCK = 2**16
 
 

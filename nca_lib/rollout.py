@@ -55,26 +55,32 @@ def stages(
     """Plan which part of the grid each step needs when growth starts in the centre.
 
     Life spreads by at most one cell a step, and whatever is not alive is zero. So the first steps
-    can run on a small crop around the seed, exactly. Every crop is a program of its own to
-    compile, hence a few sizes and not one for each step.
+    can run on a small crop around the seed, exactly: one cell of room around all that may come
+    alive suffices, since a cell's neighbours decide whether it lives. Every crop is a program of
+    its own to compile, hence a few sizes and not one for each step.
 
     Args:
         height: H, in cells.
         width: W, in cells.
         num_steps: T, number of steps.
-        reach: how far from the centre (H // 2, W // 2) a cell may be alive at the start; None if
-            that is not known, or `fire_schedule` pairs cells of different rows (W odd).
+        reach: how far from the centre (H // 2, W // 2) a cell may be other than zero at the start;
+            None if that is not known.
 
     Returns:
         (first step, step after the last, margin) of each stage: the margin is the number of cells
         left out on each side, an even number, so that no pair of cells is cut.
+
+    Raises:
+        ValueError: reach is negative.
     """
+    if reach is not None and reach < 0:
+        raise ValueError(f"reach must be at least 0, got {reach}")
     radius = (min(height, width) - 1) // 2  # the nearest border, seen from the centre
     notch = max(2, radius // 4 + radius // 4 % 2)
     plan, step = [], 0
-    if reach is not None and width % 2 == 0:
+    if reach is not None and width % 2 == 0:  # else pairs go across the ends of rows
         for margin in range(radius // notch * notch, 0, -notch):
-            until = min(num_steps, radius - margin - reach)
+            until = min(num_steps, radius - 1 - margin - reach)
             if until > step:
                 plan.append((step, until, margin))
                 step = until
@@ -125,19 +131,17 @@ def grow_and_measure(
     height, width, _ = state.shape
     total = jnp.float32(0.0)
     for first, last, margin in stages(height, width, len(fires), reach):
+        border = ((margin, margin), (margin, margin), (0, 0))
 
-        def restore(inner, margin=margin):
-            return jnp.pad(inner, ((margin, margin), (margin, margin), (0, 0)))
-
-        def step(carry, fire, restore=restore):
+        def step(carry, fire, border=border):
             inner, total = carry
             inner = model(inner, fire)
-            return (inner, total + measure(restore(inner))), None
+            return (inner, total + measure(jnp.pad(inner, border))), None
 
         inner = state[margin : height - margin, margin : width - margin]
         schedule = crop_fires(fires[first:last], width, margin)
         (inner, total), _ = jax.lax.scan(step, (inner, total), schedule)
-        state = restore(inner)
+        state = jnp.pad(inner, border)
     return state, total
 
 
@@ -193,13 +197,16 @@ def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Arra
 
 
 def disc(height: int, width: int, row: float, column: float, radius: float) -> jax.Array:
-    """Mark a disc of a grid: the cells at most `radius` from (row, column), (H, W) bool."""
-    rows, columns = jnp.arange(0.0, height)[:, None], jnp.arange(0.0, width)
+    """Mark a disc of a grid: (H, W) bool, the cells whose middles are within `radius` cells.
+
+    Distances are from the point (row, column), with (0, 0) the upper left corner of the grid.
+    """
+    rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
 def damage(key: jax.Array, state: jax.Array) -> jax.Array:
-    """Erase a random half of a grid, or a random disc of an eighth to a quarter of it (chapter 5).
+    """Erase about half of a grid, or a disc of an eighth to a quarter of its side in radius.
 
     Args:
         key: random key.

@@ -1,5 +1,6 @@
 """One generation against a hand-written one, on one device and on several."""
 
+import functools
 import json
 import os
 import socket
@@ -13,8 +14,7 @@ import optax
 import pytest
 
 from nca_lib import checkpoint, evolution
-from nca_lib.evolution import make_evolve, open_es, population_mesh, use_cores
-from nca_lib.train import PRESETS, make_measure, make_strategy, make_task
+from nca_lib.evolution import make_evolve, open_es, use_cores
 
 N = 8
 PARAMS = {"a": jnp.array([[0.5, -1.0, 2.0]]), "b": jnp.array([3.0, 0.0])}
@@ -134,26 +134,37 @@ def test_ties_move_nothing(strategy):
     np.testing.assert_allclose(after.mean, state.mean, atol=1e-5)  # lr is 0.05
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(2, 1), (8, 1), (2, 4), (2, 16), (8, 8)])
-def test_chunks_and_devices_do_not_matter(devices, chunk, one_device):
+@pytest.mark.parametrize(
+    ("devices", "chunk", "age"),
+    [(2, 1, 0), (8, 1, 0), (2, 4, 0), (2, 16, 0), (8, 8, 0), (2, 1, 24)],
+)
+def test_chunks_and_devices_do_not_matter(devices, chunk, age):
     """Fitness of a generation to 1e-6, the mean after 20 generations to 1e-4."""
-    report = run_python(GENERATIONS.format(devices=devices, chunk=chunk))
-    assert report.returncode == 0, report.stderr
-    found = json.loads(report.stdout)
+    found, expected = generations(devices, chunk, age), generations(1, 1, age)
     for name in ("fitness_best", "fitness_mean", "fitness_std"):
-        np.testing.assert_allclose(found[name], one_device[name], rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found["mean"], one_device["mean"], atol=1e-4)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found["mean"], expected["mean"], atol=1e-4)
+
+
+@functools.cache
+def generations(devices, chunk, age):
+    """What a number of devices computes, with starts that have lived for up to `age` steps."""
+    code = GENERATIONS.format(devices=devices, chunk=chunk, age=age, damage=0.5 if age else 0.0)
+    report = run_python(code)
+    assert report.returncode == 0, report.stderr
+    return json.loads(report.stdout)
 
 
 GENERATIONS = """
-import json, nca_lib
+import dataclasses, json, nca_lib
 nca_lib.use_cores({devices})
 import jax
 from nca_lib.evolution import make_evolve
 from nca_lib.train import PRESETS, make_strategy, make_task
-task = make_task(PRESETS["smoke"])
+task = make_task(dataclasses.replace(PRESETS["smoke"], age={age}, damage={damage}))
 strategy = make_strategy(task.config, task.params)
-evolve, key = make_evolve(strategy, task.loss, {chunk}), jax.random.key(1)
+evolve = make_evolve(strategy, task.fitness, {chunk}, task.prepare)
+key = jax.random.key(1)
 state, metrics = evolve(strategy.init(jax.random.key(0), task.params), key, 0, 1)
 state, _ = evolve(state, key, 1, 19)
 assert jax.device_count() == {devices}
@@ -161,24 +172,29 @@ print(json.dumps({{k: v.item() for k, v in metrics.items()}} | {{"mean": state.m
 """
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    """What one device computes, one member after the other."""
-    return json.loads(run_python(GENERATIONS.format(devices=1, chunk=1)).stdout)
+HUNDRED = """
+import nca_lib
+nca_lib.use_cores(2)
+import jax
+from nca_lib.evolution import make_evolve, population_mesh
+from nca_lib.train import PRESETS, make_measure, make_strategy, make_task
+task = make_task(PRESETS["smoke"])
+strategy = make_strategy(task.config, task.params)
+evolve = make_evolve(strategy, task.fitness, prepare=task.prepare)
+losses = make_measure(task)
+assert population_mesh(task.config.population).size == 2
+start, keys = strategy.init(jax.random.key(0), task.params), jax.random.split(jax.random.key(2))
+for _ in range(100):
+    state, metrics = evolve(start, jax.random.key(1), 0, 3)
+    print(metrics["fitness_mean"].item(), losses(strategy.mean(state), keys)[0].item())
+"""
 
 
 def test_a_hundred_short_runs_do_not_hang():
     """Collectives between CPU devices have been seen to wait for each other for ever."""
-    task = make_task(PRESETS["smoke"])
-    strategy = make_strategy(task.config, task.params)
-    evolve, losses = make_evolve(strategy, task.loss), make_measure(task)
-    assert population_mesh(task.config.population).size == 2
-    start, keys = strategy.init(jax.random.key(0), task.params), jax.random.split(jax.random.key(2))
-    found = set()
-    for _ in range(100):
-        state, metrics = evolve(start, jax.random.key(1), 0, 3)
-        found.add((float(metrics["fitness_mean"]), float(losses(strategy.mean(state), keys)[0])))
-    assert len(found) == 1
+    lines = run_python(HUNDRED, timeout=300).stdout.splitlines()
+    assert len(lines) == 100
+    assert len(set(lines)) == 1
 
 
 PEAK = """
@@ -211,11 +227,10 @@ def test_devices_that_divide_the_population_are_used(population, used):
     assert evolution.population_mesh(population).size == used
 
 
-def run_python(code, **environment):
+def run_python(code, timeout=None, **environment):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
 
 
 def test_two_processes_of_two_devices_equal_one_of_two(tmp_path):

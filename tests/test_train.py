@@ -13,6 +13,7 @@ from PIL import Image
 
 from nca_lib import checkpoint, train
 from nca_lib.evolution import make_evolve
+from nca_lib.loss import growth_loss
 from nca_lib.runs import load_run
 from nca_lib.train import HISTORY, PRESETS, Config, check_alive, log_points, main, make_task
 
@@ -174,32 +175,52 @@ def test_without_age_every_start_is_the_seed():
     )
 
 
-def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
-    def starts(**fields):
-        config = dataclasses.replace(TINY, age=40, **fields)
-        task, keys = make_task(config), jax.random.split(jax.random.key(0), 60)
-        params = load_run(finished).params
-        return task, jax.jit(jax.vmap(lambda key: task.prepare(params, key)[0]))(keys)
+AGED = dataclasses.replace(TINY, age=40, damage=0.5, overflow=0.1)
 
-    task, whole = starts()
-    seeds = (whole == task.start).all((1, 2, 3))
-    assert 10 < seeds.sum() < 40  # a third, and those of age nought
-    frames = np.asarray(task.frames(load_run(finished).params, jax.random.key(9), 3))
-    assert np.abs(frames[1:] - frames[0]).max() > 0  # the rule does grow
-    hurt = starts(damage=1.0)[1]
-    assert (hurt[seeds] == task.start).all()
-    gone = (np.abs(whole).sum(-1) > 0) & (np.abs(hurt).sum(-1) == 0)
-    assert gone[~seeds].any()
-    assert np.isfinite(hurt).all()
+
+def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
+    params, keys = load_run(finished).params, jax.random.split(jax.random.key(0), 200)
+
+    def starts(**fields):
+        task = make_task(dataclasses.replace(AGED, **fields))
+        return np.asarray(jax.jit(jax.vmap(lambda key: task.prepare(params, key)[0]))(keys))
+
+    seed, whole = make_task(AGED).start, starts(damage=0.0)
+    fresh = (whole == seed).all((1, 2, 3))
+    assert 40 < fresh.sum() < 95  # a third
+    # A younger limit changes how old the others are, and nothing else.
+    young = starts(damage=0.0, age=1)
+    assert ((young == seed).all((1, 2, 3)) == fresh).mean() > 0.9
+    once = np.abs(young[~fresh] - seed).max((1, 2, 3)).max()
+    assert 0 < once < np.abs(whole[~fresh] - seed).max((1, 2, 3)).max()
+    hurt = starts()
+    changed = (hurt != whole).any((1, 2, 3))
+    assert not changed[fresh].any()
+    assert 0.25 < changed[~fresh].mean() <= 0.6  # half, but for holes where nothing was
+    assert (starts(damage=1.0) != whole).any((1, 2, 3))[~fresh].mean() > changed[~fresh].mean()
+
+
+def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished):
+    task, params = make_task(AGED), load_run(finished).params
+    start = jax.random.uniform(jax.random.key(2), task.start.shape, minval=-3.0, maxval=3.0)
+    luck = start, task.fires(jax.random.key(3))
+    model = task.merge(params)
+    expected = growth_loss(model, *luck, task.target, TINY.window, reach=None, overflow=0.1)
+    np.testing.assert_allclose(task.fitness(params, luck), expected, rtol=1e-5)
+    assert expected > growth_loss(model, *luck, task.target, TINY.window)
 
 
 def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
-    task = make_task(dataclasses.replace(TINY, age=40))
-    for value in (1e30, -1.0):
+    task, keys = (
+        make_task(dataclasses.replace(AGED, damage=0.0)),
+        jax.random.split(jax.random.key(0)),
+    )
+    for value in (1e30, 0.5, -1.0):  # not finite, huge, dead
         params = jax.tree.map(lambda leaf, v=value: jax.numpy.full_like(leaf, v), task.params)
-        keys = jax.random.split(jax.random.key(0), 20)
-        start = jax.vmap(lambda key, p=params: task.prepare(p, key)[0])(keys)
-        assert np.isfinite(start).all() and (start[..., -1].max((1, 2)) > 0.1).all()
+        start = jax.vmap(lambda key, p=params: task.prepare(p, key)[0])(
+            jax.random.split(keys[0], 20)
+        )
+        assert np.abs(start).max() < 100 and (start[..., -1].max((1, 2)) > 0.1).all()
 
 
 def test_a_run_may_start_from_another(finished, tmp_path):
@@ -240,12 +261,14 @@ def test_explosion_is_reported_at_once(tmp_path):
 
 
 def test_dead_and_exploded_populations_are_told_apart():
-    healthy = {"nonfinite": 4, "fitness_median": 0.04}
+    healthy = {"nonfinite": 4, "fitness_median": 0.04, "tied": 8}
     check_alive(healthy, population=8, dead_loss=0.05, generation=3)
     with pytest.raises(FloatingPointError, match="generation 3: 5 of 8 members are not finite"):
         check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05, generation=3)
+    dead = healthy | {"fitness_median": 0.05, "tied": 5}
     with pytest.raises(RuntimeError, match="generation 3: most members died"):
-        check_alive(healthy | {"fitness_median": 0.05}, population=8, dead_loss=0.05, generation=3)
+        check_alive(dead, population=8, dead_loss=0.05, generation=3)
+    check_alive(dead | {"tied": 4}, population=8, dead_loss=0.05, generation=3)  # by chance
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -320,7 +343,7 @@ BAD = {
     "generations": [0],
     "init": [7, "newt"],
     "age": [-1, 1.5],
-    "damage": [-0.1, 1.1],
+    "damage": [-0.1, 1.1, 0.5],  # the last needs an age
     "overflow": [-1.0, math.inf],
     "log_every": [0],
     "seed": [-1, 0.5, 2**32],
