@@ -216,7 +216,7 @@ def damage(key: jax.Array, state: jax.Array) -> jax.Array:
         (H, W, C) float32, zero where it was erased.
     """
     height, width, _ = state.shape
-    coin, angle, offset, radius, row, column = jax.random.uniform(key, 6)
+    coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,))
     size = min(height, width)
     cut = half(height, width, 2 * jnp.pi * angle, size * (offset - 0.5) / 8)
     place = (0.25 + 0.5 * row) * height, (0.25 + 0.5 * column) * width
