@@ -59,6 +59,13 @@ def test_the_lizard_is_a_lizard():
     assert empty_loss(run.target) > 0.05
 
 
+def test_the_persistent_lizard_outlives_its_training():
+    run, lizard = load_run("lizard-persistent"), load_run("lizard")
+    once, long = run.evaluate(keys=8).mean(), run.evaluate(keys=8, factor=4).mean()
+    assert once <= 0.012 and long <= 1.5 * once
+    assert run.evaluate(keys=8, factor=16).mean() < 0.2 * lizard.evaluate(keys=8, factor=16).mean()
+
+
 def test_an_own_run_loads_alike(own):
     run = load_run(own)
     assert run.config == TINY
