@@ -211,15 +211,11 @@ def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished)
 
 
 def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
-    task, keys = (
-        make_task(dataclasses.replace(AGED, damage=0.0)),
-        jax.random.split(jax.random.key(0)),
-    )
+    task = make_task(dataclasses.replace(AGED, damage=0.0))
+    keys = jax.random.split(jax.random.key(0), 20)
     for value in (1e30, 0.5, -1.0):  # not finite, huge, dead
         params = jax.tree.map(lambda leaf, v=value: jax.numpy.full_like(leaf, v), task.params)
-        start = jax.vmap(lambda key, p=params: task.prepare(p, key)[0])(
-            jax.random.split(keys[0], 20)
-        )
+        start = jax.vmap(lambda key, p=params: task.prepare(p, key)[0])(keys)
         assert np.abs(start).max() < 100 and (start[..., -1].max((1, 2)) > 0.1).all()
 
 
