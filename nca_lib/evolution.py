@@ -1,8 +1,8 @@
 """One generation of an evolution strategy: ask, evaluate, tell (chapter 4).
 
-The strategy is OpenAI-ES (Salimans et al. 2017) from evosax, its gradient fed to Adam. A
-population is spread over all devices; each evaluates its share, and only the fitness, one number
-a member, crosses between them. Everything else is computed on every device alike.
+The strategies are OpenAI-ES (Salimans et al. 2017) and PGPE (Sehnke et al. 2010), from evosax. A
+population is spread over all devices; each evaluates its share, and only the fitness, one number a
+member, crosses between them. Everything else is computed on every device alike.
 """
 
 import os
@@ -64,6 +64,11 @@ class Strategy(NamedTuple):
         """Return the centre of the search distribution, a pytree like the one given to `init`."""
         return self.algorithm.get_mean(state)
 
+    def std(self, state: Any) -> Any:
+        """Return the noise scale of every weight, a pytree like the mean."""
+        everywhere = jnp.broadcast_to(state.std, state.mean.shape)
+        return self.algorithm.get_mean(state.replace(mean=everywhere))
+
 
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
     """Reduce a generation to a few numbers (evosax's own metrics hold whole weight vectors)."""
@@ -82,17 +87,14 @@ def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
 
 
 def open_es(
-    params: Any,
-    population: int,
-    std: Callable[[int], float],
-    learning_rate: Callable[[int], float],
+    params: Any, population: int, std: float, learning_rate: Callable[[int], float]
 ) -> Strategy:
     """Set up OpenAI-ES with antithetic pairs, centered ranks and Adam (chapter 4).
 
     Args:
         params: pytree of float32 arrays, the shape of one member.
         population: N, even: members i and i + N / 2 are mirror images.
-        std: optax schedule of the noise scale sigma, over generations.
+        std: noise scale sigma.
         learning_rate: optax schedule of Adam's step, over generations.
 
     Returns:
@@ -101,8 +103,7 @@ def open_es(
     Raises:
         ValueError: population odd or under 2.
     """
-    if population < 2 or population % 2:
-        raise ValueError(f"population must be even and at least 2, got {population}")
+    check_population(population)
     # Importing evosax.algorithms makes arrays, which starts JAX: too late for `use_cores` after it.
     from evosax.algorithms import Open_ES
 
@@ -110,10 +111,56 @@ def open_es(
         population_size=population,
         solution=params,
         optimizer=optax.adam(learning_rate),
-        std_schedule=std,
+        std_schedule=optax.constant_schedule(std),
         metrics_fn=summarise,
     )
     return Strategy(algorithm, algorithm.default_params)
+
+
+def pgpe(
+    params: Any, population: int, std: float, learning_rate: Callable[[int], float]
+) -> Strategy:
+    """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own (chapter 4).
+
+    Where the better members are those that strayed far along a weight, its sigma grows; where they
+    are those that stayed close, it shrinks. Each weight's step is in proportion to its sigma, so
+    that sigma is the unit of everything. Gradient descent with momentum 0.9 replaces Adam, which
+    would make the steps of all weights alike again.
+
+    Args:
+        params: pytree of float32 arrays, the shape of one member.
+        population: N, even: members i and i + N / 2 are mirror images.
+        std: noise scale sigma that all weights start with.
+        learning_rate: optax schedule of the mean's steps, over generations. They are
+            learning_rate * sigma * (sum of rank * noise) / N, about 0.04 * learning_rate * sigma
+            for N = 64 before momentum.
+
+    Returns:
+        The strategy. It minimises.
+
+    Raises:
+        ValueError: population odd or under 2.
+    """
+    check_population(population)
+    from evosax.algorithms import PGPE
+
+    algorithm = PGPE(
+        population_size=population,
+        solution=params,
+        optimizer=optax.sgd(learning_rate, momentum=0.9),
+        metrics_fn=summarise,
+    )
+    return Strategy(algorithm, algorithm.default_params.replace(std_init=std))
+
+
+def check_population(population: int) -> None:
+    """Refuse a population that cannot be made of mirrored pairs.
+
+    Raises:
+        ValueError: odd, or under 2.
+    """
+    if population < 2 or population % 2:
+        raise ValueError(f"population must be even and at least 2, got {population}")
 
 
 def population_mesh(population: int) -> Mesh:
@@ -176,7 +223,7 @@ def make_evolve(
     for, they are one call, and one compilation serves all counts.
 
     Args:
-        strategy: from `open_es`.
+        strategy: from `open_es` or `pgpe`.
         fitness_fn: (params, luck) -> float32 scalar, lower is better.
         chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere. It changes
             speed and memory, and results by rounding only.
@@ -202,19 +249,33 @@ def make_evolve(
         fitness = evaluate_share(fitness_fn, population, luck, size, chunk)
         return algorithm.tell(key_tell, population, fitness, state, params)
 
-    def evolve(state, key_data, start, count):
+    return compile_loop(generation, mesh)
+
+
+def compile_loop(step: Callable, mesh: Mesh) -> Callable:
+    """Compile (state, key) -> (state, metrics), repeated on every device alike.
+
+    Args:
+        step: one generation; may use collectives over `AXIS`.
+        mesh: from `population_mesh`.
+
+    Returns:
+        run(state, key, start, count) -> (state, metrics), see `make_evolve`.
+    """
+
+    def loop(state, key_data, start, count):
         key = jax.random.wrap_key_data(key_data)
 
         def body(number, carry):
-            return generation(carry[0], jax.random.fold_in(key, number))
+            return step(carry[0], jax.random.fold_in(key, number))
 
-        shapes = jax.eval_shape(generation, state, key)[1]
+        shapes = jax.eval_shape(step, state, key)[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.fori_loop(start, start + count, body, (state, metrics))
 
     everywhere = PartitionSpec()
     compiled = jax.jit(
-        jax.shard_map(evolve, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+        jax.shard_map(loop, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
     )
 
     def run(state, key, start, count):

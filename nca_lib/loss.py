@@ -54,7 +54,7 @@ def growth_loss(
     window: int,
     reach: int | None = None,
     overflow: float = 0.0,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Grow, and average the loss over the last `window` steps (chapter 3).
 
     The steps before the window are free: the pattern may take any path, so long as it arrives
@@ -70,7 +70,7 @@ def growth_loss(
         overflow: weight of `overflow_loss` beside the mean squared error.
 
     Returns:
-        float32 scalar.
+        The loss, a float32 scalar, and the last state (H, W, C).
 
     Raises:
         ValueError: window outside 1 to T.
@@ -84,5 +84,5 @@ def growth_loss(
     def measure(state):
         return mse(state, target) + (overflow * overflow_loss(state) if overflow else 0.0)
 
-    _, total = grow_and_measure(model, state, fires[start:], measure, reach)
-    return total / window
+    state, total = grow_and_measure(model, state, fires[start:], measure, reach)
+    return total / window, state

@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 import nca_lib
 from nca_lib import checkpoint, render
-from nca_lib.evolution import Strategy, make_evolve, open_es, population_mesh, use_cores
+from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
+from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
 from nca_lib.loss import empty_loss, growth_loss
 from nca_lib.model import NCA, seed_state
 from nca_lib.rollout import MASKS, damage, fire_schedule, record
@@ -52,11 +53,13 @@ class Config:
     precision: str = "float32"  # of the dense layers: "float32", "tf32" or "bfloat16"
     num_steps: int = 32  # steps of growth
     window: int = 8  # last steps over which the loss is averaged
-    population: int = 64  # rollouts per generation, an even number
-    std: float = 0.012  # noise scale sigma at the start
-    std_end: float = 0.3  # its value at the end, as a fraction of the start (cosine)
-    learning_rate: float = 0.0015  # Adam's step at the start
-    learning_rate_end: float = 0.03  # its value at the end, as a fraction of the start (cosine)
+    population: int = 64  # rollouts per generation; for evolution an even number
+    # "pgpe" learns a sigma for every weight, "open_es" keeps one for all. "backprop" follows the
+    # gradient instead: no sigma, a generation is a step, the population a batch.
+    strategy: str = "pgpe"
+    std: float = 0.03  # noise scale sigma at the start
+    learning_rate: float = 0.3  # step at the start: Adam's, or for "pgpe" in units of sigma
+    learning_rate_end: float = 0.1  # its value at the end, as a fraction of the start (cosine)
     generations: int = 130_000
     init: str = ""  # start from the weights of this run: a shipped one's name, or a folder
     age: int = 0  # most steps that a start has lived before; at 0 every start is the seed
@@ -69,12 +72,21 @@ class Config:
 PRESETS = {
     # Made for two CPU cores: 1,064 parameters, 32 x 32 cells, less than an hour.
     "pocket": Config(),
+    # The same task by gradients, in minutes.
+    "backprop": Config(
+        strategy="backprop",
+        population=4,
+        learning_rate=0.008,
+        learning_rate_end=0.02,
+        generations=4_000,
+    ),
     # Seconds: to see that everything works.
     "smoke": Config(
         size=12,
         padding=2,
         num_steps=12,
         window=4,
+        strategy="open_es",  # the one that chapter 4 builds by hand
         std=0.02,
         learning_rate=0.01,
         learning_rate_end=0.1,
@@ -94,8 +106,8 @@ PRESETS = {
         num_steps=90,
         window=90,
         population=512,
+        strategy="open_es",
         std=0.001,
-        std_end=1.0,
         learning_rate=0.001,
         learning_rate_end=1.0,
         generations=10_240,
@@ -103,6 +115,7 @@ PRESETS = {
     ),
 }
 
+STRATEGIES = {"open_es": open_es, "pgpe": pgpe}
 SHIPPED = Path(__file__).parent / "data" / "runs"  # the runs that come with the package
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
 HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
@@ -129,8 +142,8 @@ def validate(config: Config) -> None:
         "alive_threshold": (0.0, 0.999),  # the seed's alpha is 1
         "num_steps": (1, 1_000_000),
         "window": (1, config.num_steps),
+        "population": (1, POOL if config.strategy == "backprop" else 1_000_000),
         "std": (1e-9, 1e3),
-        "std_end": (0.0, 1e3),
         "learning_rate": (1e-9, 1e3),
         "learning_rate_end": (0.0, 1e3),
         "generations": (1, 1_000_000_000),
@@ -145,6 +158,9 @@ def validate(config: Config) -> None:
             raise ValueError(f"{name} must be {low} to {high}, got {getattr(config, name)}")
     if config.mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {config.mask!r}")
+    known = (*STRATEGIES, "backprop")
+    if config.strategy not in known:
+        raise ValueError(f"strategy must be one of {known}, got {config.strategy!r}")
     if config.damage and not config.age:
         raise ValueError(f"damage needs starts that have grown: age is 0, damage {config.damage}")
     if config.mask == "paired" and config.size % 2:
@@ -176,7 +192,7 @@ class Task(NamedTuple):
         """
         fires = self.fires(key, factor * self.config.num_steps)
         target = jnp.asarray(self.target)
-        return growth_loss(self.merge(params), self.start, fires, target, self.config.window, 0)
+        return growth_loss(self.merge(params), self.start, fires, target, self.config.window, 0)[0]
 
     def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draw what all members of a generation share: where they start, and which cells fire.
@@ -218,7 +234,8 @@ class Task(NamedTuple):
         """
         target, config = jnp.asarray(self.target), self.config
         reach = 0 if config.age == 0 else None
-        return growth_loss(self.merge(params), *luck, target, config.window, reach, config.overflow)
+        model, window = self.merge(params), config.window
+        return growth_loss(model, *luck, target, window, reach, config.overflow)[0]
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state: (T + 1, H, W, C) float32."""
@@ -265,17 +282,41 @@ def initial_weights(config: Config, params: Any) -> Any:
 
 
 def make_strategy(config: Config, params: Any) -> Strategy:
-    """Set up the evolution strategy of a configuration: OpenAI-ES with cosine schedules."""
-
-    def cosine(start, end):
-        return optax.cosine_decay_schedule(start, config.generations, end)
-
-    return open_es(
-        params,
-        config.population,
-        std=cosine(config.std, config.std_end),
-        learning_rate=cosine(config.learning_rate, config.learning_rate_end),
+    """Set up the evolution strategy of a configuration."""
+    return STRATEGIES[config.strategy](
+        params, config.population, config.std, learning_rates(config)
     )
+
+
+def learning_rates(config: Config) -> Callable[[int], float]:
+    """Plan the size of the steps: they fall along a cosine, over generations."""
+    start, share = config.learning_rate, config.learning_rate_end
+    return optax.cosine_decay_schedule(start, config.generations, share)
+
+
+def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Descent, Callable]:
+    """Set up what a configuration asks for, evolution or backpropagation.
+
+    Args:
+        task: from `make_task`.
+        chunk: see `plan_chunk`.
+
+    Returns:
+        The strategy, and the compiled loop: (state, key, start, count) -> (state, metrics).
+
+    Raises:
+        ValueError: see `plan_chunk`.
+    """
+    config = task.config
+    if config.strategy == "backprop":
+        optimizer = adam_of_directions(learning_rates(config))
+        descent = Descent(optimizer, task.start, POOL if config.age else 0)
+        return descent, make_descend(descent, task)
+    strategy, chunk = make_strategy(config, task.params), plan_chunk(config, chunk)
+    if jax.process_index() == 0:
+        needed = memory_needed(config, chunk) / 1e6
+        print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
+    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare)
 
 
 def memory_needed(config: Config, chunk: int) -> int:
@@ -397,7 +438,8 @@ def train(
             except that `generations` may grow (the schedules then stretch). A complete run is
             left as it is.
         command: recorded in `run.json` as what was typed to make the run.
-        chunk: members that a device computes side by side; see `plan_chunk`.
+        chunk: members that a device computes side by side; see `plan_chunk`. Backpropagation
+            takes them one by one.
         checkpoint_seconds: least time between two checkpoints.
         callback: called with each new row of the history.
 
@@ -411,7 +453,7 @@ def train(
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
-    strategy = make_strategy(config, task.params)
+    strategy, evolve = make_trainer(task, chunk)
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)
@@ -426,22 +468,18 @@ def train(
             return out  # complete already
     elif any((out / name).exists() for name in ("checkpoint", "run.json")):
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
-    chunk = plan_chunk(config, chunk)
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
 
     def save():
         if is_writer:
             checkpoint.save(out / "checkpoint", state, meta)
 
-    evolve = make_evolve(strategy, task.fitness, chunk, task.prepare)
     losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
     dead_loss = float(empty_loss(task.target))
     if is_writer:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # fail now if the folder cannot be written
-        needed = memory_needed(config, chunk) / 1e6
-        print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
     done = meta["generation"]
     progress = tqdm(total=config.generations, initial=done, unit="gen", disable=not is_writer)
     saved_at = time.monotonic()
@@ -475,7 +513,7 @@ def train(
         progress.close()
     save()
     if is_writer:
-        write_run(out, task, strategy.mean(state), meta["history"], command)
+        write_run(out, task, strategy.mean(state), strategy.std(state), meta["history"], command)
     return out
 
 
@@ -512,13 +550,16 @@ def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.
     return jax.jit(lambda params, keys: jax.lax.map(lambda k: task.loss(params, k, factor), keys))
 
 
-def write_run(out: Path, task: Task, params: Any, history: list, command: str | None) -> None:
+def write_run(
+    out: Path, task: Task, params: Any, std: Any, history: list, command: str | None
+) -> None:
     """Write the files of a run folder, each whole or not at all.
 
     Args:
         out: the folder.
         task: from `make_task`.
         params: the final weights.
+        std: the noise scale of each of them, a pytree of the same shapes.
         history: rows of `HISTORY`.
         command: how to reproduce the run.
     """
@@ -539,6 +580,7 @@ def write_run(out: Path, task: Task, params: Any, history: list, command: str | 
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "loss": {"mean": float(losses.mean()), "std": float(losses.std()), "keys": MEASURED},
         "empty_loss": float(empty_loss(task.target)),
+        "std": {k: float(v.mean()) for k, v in checkpoint.weights_to_arrays(std).items()},
         "rollouts": last["rollouts"],
         "seconds": last["seconds"],
         "device": describe_device(),

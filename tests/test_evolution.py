@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from nca_lib import checkpoint, evolution
-from nca_lib.evolution import make_evolve, open_es, use_cores
+from nca_lib.evolution import make_evolve, open_es, pgpe, use_cores
 
 N = 8
 PARAMS = {"a": jnp.array([[0.5, -1.0, 2.0]]), "b": jnp.array([3.0, 0.0])}
@@ -29,7 +29,7 @@ def bowl(params, key):
 
 @pytest.fixture
 def strategy():
-    return open_es(PARAMS, N, std=constant(0.1), learning_rate=constant(0.05))
+    return open_es(PARAMS, N, std=0.1, learning_rate=constant(0.05))
 
 
 def ranks_by_hand(fitness):
@@ -63,6 +63,36 @@ def test_ask_evaluate_tell_equals_a_hand_written_update(strategy):
     np.testing.assert_allclose(metrics["fitness_best"], fitness.min(), rtol=1e-5)
     np.testing.assert_allclose(metrics["fitness_mean"], fitness.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["fitness_std"], fitness.std(), rtol=1e-4)
+
+
+def test_pgpe_equals_a_hand_written_update_of_mean_and_std():
+    strategy, key = pgpe(PARAMS, N, std=1.0, learning_rate=constant(0.5)), jax.random.key(7)
+    state = strategy.init(jax.random.key(0), PARAMS)
+    mean, std = np.concatenate([PARAMS["a"].ravel(), PARAMS["b"]]), np.full(5, 1.0)
+    velocity = np.zeros(5)
+    evolve = make_evolve(strategy, bowl)
+    for number in range(5):
+        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        half = np.asarray(jax.random.normal(keys[0], (N // 2, 5)))
+        members = mean + std * np.concatenate([half, -half])
+        fitness = [bowl({"a": jnp.array([x[:3]]), "b": jnp.array(x[3:])}, keys[1]) for x in members]
+        plus, minus = np.split(ranks_by_hand(np.array(fitness)), 2)
+        velocity = 0.9 * velocity + (plus - minus) @ (std * half) / N
+        mean = mean - 0.5 * velocity
+        step = 0.1 * (plus + minus) @ (half**2 - 1) / N  # relative to each sigma
+        std = std * (1 - np.clip(step, -0.2, 0.2))
+        state, _ = evolve(state, key, number, 1)
+        np.testing.assert_allclose(state.mean, mean, rtol=1e-5)
+        np.testing.assert_allclose(state.std, std, rtol=1e-5)
+    assert np.ptp(std) > 0.01  # on a plane, which has no curvature, nothing would change
+    np.testing.assert_allclose(strategy.std(state)["a"][0], std[:3], rtol=1e-5)
+    np.testing.assert_allclose(strategy.std(state)["b"], std[3:], rtol=1e-5)
+
+
+def test_one_std_for_all_is_every_weights_std(strategy):
+    std = strategy.std(strategy.init(jax.random.key(0), PARAMS))
+    assert jax.tree.map(jnp.shape, std) == jax.tree.map(jnp.shape, PARAMS)
+    np.testing.assert_allclose(std["b"], 0.1)
 
 
 def test_members_share_what_is_prepared_from_the_mean(strategy):
@@ -217,9 +247,10 @@ def test_memory_of_the_process_does_not_grow_with_the_steps():
 
 
 @pytest.mark.parametrize("population", [0, 1, 7, -2])
-def test_populations_without_pairs_are_refused(population):
+@pytest.mark.parametrize("strategy", [open_es, pgpe])
+def test_populations_without_pairs_are_refused(strategy, population):
     with pytest.raises(ValueError, match=f"must be even and at least 2, got {population}"):
-        open_es(PARAMS, population, std=constant(0.1), learning_rate=constant(0.05))
+        strategy(PARAMS, population, std=0.1, learning_rate=constant(0.05))
 
 
 @pytest.mark.parametrize(("population", "used"), [(64, 2), (63, 1), (2, 2)])

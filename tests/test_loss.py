@@ -46,17 +46,18 @@ def test_the_window_is_the_last_steps_in_time(grown, window):
     model, fires, states = grown
     losses = np.asarray(mse(states, TARGET))
     assert len(np.unique(losses)) > window  # else the choice of steps could not be seen
-    loss = growth_loss(model, seed_state(H, W, C), fires, TARGET, window)
+    loss, state = growth_loss(model, seed_state(H, W, C), fires, TARGET, window)
     np.testing.assert_allclose(loss, losses[-window:].mean(), rtol=1e-5)
+    np.testing.assert_allclose(state, states[-1], atol=1e-6)
 
 
 def test_the_window_does_not_select_members_of_a_batch(grown):
     """The reference's `state[-32:]` on (batch, time, ...) cuts the batch and keeps all steps."""
     model, fires, states = grown
     slipped = mse(states[None, 1:][-3:], TARGET).mean()
-    loss = growth_loss(model, seed_state(H, W, C), fires, TARGET, 3)
+    loss, _ = growth_loss(model, seed_state(H, W, C), fires, TARGET, 3)
     assert abs(float(slipped) - float(loss)) > 1e-3
-    whole = growth_loss(model, seed_state(H, W, C), fires, TARGET, T)
+    whole, _ = growth_loss(model, seed_state(H, W, C), fires, TARGET, T)
     np.testing.assert_allclose(whole, slipped, rtol=1e-5)
 
 
@@ -80,6 +81,6 @@ def test_overflow_is_added_over_the_window(grown):
     start, scale = seed_state(H, W, C), 3.0
     states = record(model, start, fires)
     assert float(overflow_loss(states[-3:]).max()) > 0.0
-    plain = growth_loss(model, start, fires, TARGET, 3)
-    both = growth_loss(model, start, fires, TARGET, 3, overflow=scale)
+    plain, _ = growth_loss(model, start, fires, TARGET, 3)
+    both, _ = growth_loss(model, start, fires, TARGET, 3, overflow=scale)
     np.testing.assert_allclose(both - plain, scale * overflow_loss(states[-3:]).mean(), rtol=1e-4)

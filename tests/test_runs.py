@@ -57,13 +57,15 @@ def test_the_lizard_is_a_lizard():
     assert run.config.emoji == "🦎"
     assert run.evaluate(keys=8).mean() <= 0.0065
     assert empty_loss(run.target) > 0.05
+    history = run.history
+    assert history["rollouts"][history["loss"] <= 0.0135][0] <= 125_000
 
 
 def test_the_persistent_lizard_outlives_its_training():
-    run, lizard = load_run("lizard-persistent"), load_run("lizard")
-    once, long = run.evaluate(keys=8).mean(), run.evaluate(keys=8, factor=4).mean()
-    assert once <= 0.012 and long <= 1.5 * once
-    assert run.evaluate(keys=8, factor=16).mean() < 0.2 * lizard.evaluate(keys=8, factor=16).mean()
+    run = load_run("lizard-persistent")
+    once, *longer = (run.evaluate(keys=8, factor=factor).mean() for factor in (1, 4, 16))
+    assert once <= 0.012
+    assert max(longer) <= 1.5 * once
 
 
 def test_an_own_run_loads_alike(own):

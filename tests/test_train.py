@@ -61,24 +61,40 @@ def test_a_run_folder_is_complete(finished):
         assert clip.size == still.size == (60, 60)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path, ctrl_c):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5},
+        {"strategy": "backprop", "population": 2, "age": 1},
+    ],
+    ids=["open_es", "pgpe", "backprop"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes, tmp_path, ctrl_c):
     def interrupt(row):
         if row["generation"] == 11:
             ctrl_c()
 
+    config = dataclasses.replace(TINY, **changes)
+    whole = train.train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train.train(TINY, tmp_path / "cut", callback=interrupt)
+        train.train(config, tmp_path / "cut", callback=interrupt)
     assert not (tmp_path / "cut" / "run.json").exists()
-    cut = train.train(TINY, tmp_path / "cut", resume=True)
+    cut = train.train(config, tmp_path / "cut", resume=True)
     for a, b in zip(
-        checkpoint.read(finished / "checkpoint")[0],
+        checkpoint.read(whole / "checkpoint")[0],
         checkpoint.read(cut / "checkpoint")[0],
         strict=True,
     ):
         assert a.tobytes() == b.tobytes()
-    for a, b in zip(read_history(finished), read_history(cut), strict=True):
+    for a, b in zip(read_history(whole), read_history(cut), strict=True):
         assert {**a, "seconds": ""} == {**b, "seconds": ""}
-    assert (finished / "growth.webp").read_bytes() == (cut / "growth.webp").read_bytes()
+    assert (whole / "growth.webp").read_bytes() == (cut / "growth.webp").read_bytes()
+    stds = json.loads((whole / "run.json").read_text())["std"]
+    assert (
+        len({f"{std:.6f}" for std in stds.values()})
+        == {"open_es": 1, "pgpe": 4, "backprop": 0}[config.strategy]
+    )
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, ctrl_c):
@@ -205,9 +221,9 @@ def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished)
     start = jax.random.uniform(jax.random.key(2), task.start.shape, minval=-3.0, maxval=3.0)
     luck = start, task.fires(jax.random.key(3))
     model = task.merge(params)
-    expected = growth_loss(model, *luck, task.target, TINY.window, reach=None, overflow=0.1)
+    expected, _ = growth_loss(model, *luck, task.target, TINY.window, reach=None, overflow=0.1)
     np.testing.assert_allclose(task.fitness(params, luck), expected, rtol=1e-5)
-    assert expected > growth_loss(model, *luck, task.target, TINY.window)
+    assert expected > growth_loss(model, *luck, task.target, TINY.window)[0]
 
 
 def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
@@ -332,8 +348,8 @@ BAD = {
     "num_steps": [0, -3],
     "window": [0, 7],
     "population": [0, 7, -2],
+    "strategy": ["cma", "", 7],
     "std": [0.0, -0.1, math.inf],
-    "std_end": [-1.0],
     "learning_rate": [0.0, -1.0],
     "learning_rate_end": [-0.1],
     "generations": [0],

@@ -1,0 +1,143 @@
+"""The gradient baseline: the same rule, start, loss and target, by backpropagation (chapter 6).
+
+It takes the place of a strategy and of `nca_lib.evolution.make_evolve`, so that everything else,
+from the schedule to the history, is shared with evolution. What is its own is what people have
+found to work for growing patterns (Mordvintsev et al. 2020): gradients scaled to unit length, and
+for patterns that last a pool of grown states.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nca_lib.evolution import AXIS, compile_loop, population_mesh, summarise
+from nca_lib.loss import growth_loss, mse
+from nca_lib.rollout import damage
+
+POOL = 256  # states in the sample pool
+
+
+class State(NamedTuple):
+    """Everything that changes while a rule is trained by gradients."""
+
+    params: Any  # weights, a pytree
+    opt_state: optax.OptState
+    pool: jax.Array  # (POOL, H, W, C) float32; (0, H, W, C) where every start is the seed
+
+
+class Descent(NamedTuple):
+    """Gradient descent with Adam, in the place of `nca_lib.evolution.Strategy`."""
+
+    optimizer: optax.GradientTransformation
+    start: jax.Array  # (H, W, C) float32, the seed
+    pool: int  # number of states in the pool; 0 for none
+
+    def init(self, key: jax.Array, params: Any) -> State:
+        """Make the state that training starts from (the key is not needed)."""
+        pool = jnp.broadcast_to(self.start, (self.pool, *self.start.shape))
+        return State(params, self.optimizer.init(params), pool)
+
+    def mean(self, state: State) -> Any:
+        """Return the weights."""
+        return state.params
+
+    def std(self, state: State) -> None:
+        """Return nothing: there is no noise."""
+
+
+def adam_of_directions(learning_rate: Callable[[int], float]) -> optax.GradientTransformation:
+    """Adam on gradients of which each array is scaled to unit length.
+
+    The gradient through many steps now and then is a thousand times as long as usual; its direction
+    is still of use. An array whose gradient is not finite counts as zero, and momentum goes on.
+
+    Args:
+        learning_rate: optax schedule of Adam's step.
+
+    Returns:
+        The optimizer.
+    """
+    unit = optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + 1e-8))
+    return optax.chain(unit, optax.zero_nans(), optax.adam(learning_rate))
+
+
+def draw_starts(
+    key: jax.Array, pool: jax.Array, count: int, seed: jax.Array, target: jax.Array, share: float
+) -> tuple[jax.Array, jax.Array]:
+    """Take starts out of the pool; the worst begins anew from the seed, others may be damaged.
+
+    States that explode teach nothing, and begin anew as well.
+
+    Args:
+        key: random key.
+        pool: (POOL, H, W, C) float32.
+        count: B, how many to take.
+        seed: (H, W, C) float32.
+        target: (H, W, 4) float32, decides which is worst.
+        share: of the others that are damaged.
+
+    Returns:
+        Their places in the pool (B,) int32, and the starts (B, H, W, C) float32, the seed first.
+    """
+    key_pick, key_coin, key_damage = jax.random.split(key, 3)
+    places = jax.random.choice(key_pick, len(pool), (count,), replace=False)
+    losses = mse(pool[places], target)
+    places = places[jnp.argsort(jnp.where(jnp.isfinite(losses), -losses, -jnp.inf))]
+    starts = pool[places]
+    usable = jnp.abs(starts).max(axis=(1, 2, 3), keepdims=True) < 100  # NaN is not
+    starts = jnp.where(usable, starts, seed)
+    hurt = jax.vmap(damage)(jax.random.split(key_damage, count), starts)
+    coin = jax.random.uniform(key_coin, (count, 1, 1, 1)) < share
+    return places, jnp.where(coin, hurt, starts).at[0].set(seed)
+
+
+def make_descend(descent: Descent, task: Any) -> Callable:
+    """Compile a run of gradient steps (chapter 6).
+
+    The rollouts of a batch are spread over all devices. In the configuration `population` is the
+    size of the batch, `generations` counts steps, and an `age` other than 0 asks for the pool, in
+    which a state may grow as old as it likes.
+
+    Args:
+        descent: the optimizer and the pool.
+        task: from `nca_lib.train.make_task`.
+
+    Returns:
+        descend(state, key, start, count) -> (state, metrics), as of
+        `nca_lib.evolution.make_evolve`.
+    """
+    config, target = task.config, jnp.asarray(task.target)
+    batch, mesh = config.population, population_mesh(config.population)
+    size, reach = batch // mesh.size, None if descent.pool else 0
+
+    def mean_loss(params, starts, fires):
+        def one(luck):
+            return growth_loss(
+                task.merge(params), *luck, target, config.window, reach, config.overflow
+            )
+
+        losses, ends = jax.lax.map(one, (starts, fires))
+        return losses.mean(), (losses, ends)
+
+    def step(state, key):
+        key_pick, key_fires = jax.random.split(key)
+        starts = jnp.broadcast_to(task.start, (batch, *task.start.shape))
+        if descent.pool:
+            places, starts = draw_starts(
+                key_pick, state.pool, batch, task.start, target, config.damage
+            )
+        fires = jax.vmap(task.fires)(jax.random.split(key_fires, batch))
+        first = jax.lax.axis_index(AXIS) * size
+        share = [jax.lax.dynamic_slice_in_dim(x, first, size) for x in (starts, fires)]
+        gradient, grown = jax.grad(mean_loss, has_aux=True)(state.params, *share)
+        gradient = jax.lax.pmean(gradient, AXIS)
+        losses, ends = jax.lax.all_gather(grown, AXIS, tiled=True)
+        updates, opt_state = descent.optimizer.update(gradient, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        pool = state.pool.at[places].set(ends) if descent.pool else state.pool
+        return State(params, opt_state, pool), summarise(None, None, losses, None, None)
+
+    return compile_loop(step, mesh)

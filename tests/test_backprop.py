@@ -1,0 +1,110 @@
+"""The gradient baseline against gradients taken by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_train import TINY
+
+from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
+from nca_lib.loss import mse
+from nca_lib.train import make_measure, make_task, make_trainer
+
+BATCH = 4
+CONFIG = dataclasses.replace(
+    TINY, strategy="backprop", population=BATCH, learning_rate=0.01, generations=60
+)
+
+
+def unit_adam(gradient, opt_state, adam):
+    gradient = jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-8), gradient)
+    return adam.update(gradient, opt_state)
+
+
+def test_a_step_is_adam_on_the_direction_of_the_mean_gradient():
+    task, key = make_task(CONFIG), jax.random.key(3)
+    adam = optax.adam(0.01)
+    descent = Descent(adam_of_directions(optax.constant_schedule(0.01)), task.start, 0)
+    descend = make_descend(descent, task)
+    state = descent.init(key, task.params)
+    params, opt_state = task.params, adam.init(task.params)
+    value_and_gradient = jax.jit(jax.value_and_grad(task.loss))
+    for number in range(2):
+        keys = jax.random.split(jax.random.split(jax.random.fold_in(key, number))[1], BATCH)
+        each = [value_and_gradient(params, k) for k in keys]
+        value, gradient = jax.tree.map(lambda *parts: sum(parts) / BATCH, *each)
+        updates, opt_state = unit_adam(gradient, opt_state, adam)
+        params = optax.apply_updates(params, updates)
+        state, metrics = descend(state, key, number, 1)
+        np.testing.assert_allclose(metrics["fitness_mean"], value, rtol=1e-5)
+    for found, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert state.pool.shape == (0, *task.start.shape)
+    assert descent.std(state) is None
+
+
+def test_sixty_steps_lower_the_loss_by_two_fifths():
+    task = make_task(CONFIG)
+    descent, descend = make_trainer(task)
+    start = descent.init(jax.random.key(0), task.params)
+    state, _ = descend(start, jax.random.key(1), 0, CONFIG.generations)
+    measure, keys = make_measure(task), jax.random.split(jax.random.key(2), 4)
+    before, after = (measure(descent.mean(s), keys).mean() for s in (start, state))
+    assert after < 0.6 * before
+
+
+def test_gradients_that_are_not_finite_move_nothing():
+    optimizer = adam_of_directions(optax.constant_schedule(0.1))
+    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    for bad in (jnp.nan, jnp.inf):
+        gradient = {"a": jnp.array([1.0, bad, 2.0]), "b": jnp.array([3.0, 4.0])}
+        updates, _ = optimizer.update(gradient, optimizer.init(params))
+        assert jnp.isfinite(updates["a"]).all()
+        assert updates["a"][1] == 0
+        np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-3)
+
+
+@pytest.fixture
+def pool():
+    """256 states, the brighter the later, of which the last ones are not finite or explode."""
+    brightness = jnp.linspace(0.0, 1.0, POOL).at[-3:].set(jnp.array([1e3, jnp.nan, jnp.inf]))
+    return jnp.broadcast_to(brightness[:, None, None, None], (POOL, 6, 6, 8))
+
+
+def test_the_worst_of_a_batch_begins_anew(pool):
+    seed, target = jnp.full((6, 6, 8), 7.0), jnp.zeros((6, 6, 4))
+    places, starts = draw_starts(jax.random.key(0), pool, BATCH, seed, target, 0.0)
+    assert len(set(places.tolist())) == BATCH
+    assert (jnp.diff(places) < 0).all()  # the brightest is the worst here, and comes first
+    np.testing.assert_array_equal(starts[0], seed)
+    np.testing.assert_array_equal(starts[1:], pool[places[1:]])
+    places, starts = draw_starts(jax.random.key(0), pool, POOL, seed, target, 0.0)
+    assert set(places[:3].tolist()) == {POOL - 3, POOL - 2, POOL - 1}
+    np.testing.assert_array_equal(starts[:3], jnp.stack([seed] * 3))
+    assert (starts[3:] <= 1).all()
+
+
+def test_the_share_of_damaged_starts_is_what_was_asked_for(pool):
+    pool = jnp.ones_like(pool)
+    for share, low, high in ((0.0, 0, 0), (0.3, 45, 110), (1.0, 250, 255)):
+        starts = draw_starts(jax.random.key(1), pool, POOL, pool[0], jnp.zeros((6, 6, 4)), share)[1]
+        erased = int((starts == 0).any(axis=(1, 2, 3)).sum())
+        assert low <= erased <= high
+    assert (starts[0] == 1).all()  # a seed is never damaged
+
+
+def test_what_was_grown_goes_back_into_the_pool():
+    task = make_task(dataclasses.replace(CONFIG, age=1))
+    descent, descend = make_trainer(task)
+    start = descent.init(jax.random.key(0), task.params)
+    assert start.pool.shape == (POOL, *task.start.shape)
+    state, _ = descend(start, jax.random.key(1), 0, 1)
+    changed = np.flatnonzero((state.pool != start.pool).any(axis=(1, 2, 3)))
+    assert len(changed) == 0  # an untrained rule leaves the seed as it is
+    state, _ = descend(state, jax.random.key(1), 1, 20)
+    changed = np.flatnonzero((state.pool != start.pool).any(axis=(1, 2, 3)))
+    assert BATCH < len(changed) <= 21 * BATCH
+    assert np.ptp(mse(state.pool[changed], jnp.asarray(task.target))) > 0
