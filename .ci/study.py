@@ -2,10 +2,12 @@
 
     python .ci/study.py [--only FACTOR ...]
 
-Every run spends the same number of rollouts and is measured with the same yardstick: the default's
-steps, window and premultiplied target. The results go to nca_lib/data/study.csv, the default and
-its surroundings to study.json beside it. Runs that are there already are left alone, so the study
-can be stopped and taken up again; delete the two files to begin anew.
+Every run spends the same number of rollouts, however many steps each of them has, and is measured
+with the same yardstick: the default's steps, window and premultiplied target, under the variant's
+own kind of fire masks. Only the first recipe goes on for four times as long. The results go to
+nca_lib/data/study.csv, the default and its surroundings to study.json beside it. Runs that are
+there already are left alone, so the study can be stopped and taken up again; delete the two files
+to begin anew.
 """
 
 import argparse
@@ -19,20 +21,30 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from nca_lib import train
 from nca_lib.checkpoint import write_atomic
-from nca_lib.evolution import Strategy, make_evolve, summarise, use_cores
+from nca_lib.evolution import (
+    AXIS,
+    Strategy,
+    make_evolve,
+    population_mesh,
+    summarise,
+    use_cores,
+)
 from nca_lib.loss import mse
-from nca_lib.rollout import grow, grow_and_measure
+from nca_lib.rollout import grow_and_measure
 
 ROLLOUTS, SEEDS, POINTS = 128_000, 3, 20
 FOLDER = Path(__file__).parents[1] / "nca_lib" / "data"
 HEADER = ["factor", "value", "seed", "rollouts", "loss"]
 # A short run affords, and needs, larger steps than the preset.
-SHORT = {"std": 0.015, "std_end": 0.5, "learning_rate": 0.006, "learning_rate_end": 0.05}
-DEFAULT = dataclasses.replace(train.PRESETS["pocket"], generations=ROLLOUTS // 64, **SHORT)
+DEFAULT = dataclasses.replace(
+    train.PRESETS["pocket"], generations=ROLLOUTS // 64, learning_rate=0.5, learning_rate_end=1.0
+)
+ADAM = {"learning_rate": 0.006, "learning_rate_end": 0.05}  # for variants that use it
 
 
 def times(field: str, *factors: float) -> dict[str, dict]:
@@ -42,68 +54,83 @@ def times(field: str, *factors: float) -> dict[str, dict]:
 
 
 def crowd(population: int) -> dict:
-    """Another population at the same rollouts, Adam's step in proportion to its square root."""
-    rate = DEFAULT.learning_rate * (population / DEFAULT.population) ** 0.5
-    generations = ROLLOUTS // population
-    return {"population": population, "learning_rate": rate, "generations": generations}
+    """Another population at the same rollouts: the fewer generations, the larger the step."""
+    rate = DEFAULT.learning_rate * population / DEFAULT.population
+    generations, std_lr = ROLLOUTS // population, 0.1 * population / DEFAULT.population
+    changes = {"population": population, "learning_rate": rate, "std_lr": std_lr}
+    return changes | {"generations": generations}
 
 
 # {factor: {value: what changes}}: fields of Config, or what `evolve_variant` reads by itself.
 STUDY = {
     "default": {"": {}},
     "noise scale": times("std", 0.5, 2),
-    "noise at the end": {"1 x": {"std_end": 1.0}, "0.1 x": {"std_end": 0.1}},
+    "noise over time": {"fixed": {"std_lr": 0.0}, "learned 3 x as fast": {"std_lr": 0.3}},
     "learning rate": times("learning_rate", 0.5, 2),
     "learning rate at the end": {
-        "1 x": {"learning_rate_end": 1.0},
         "0.3 x": {"learning_rate_end": 0.3},
+        "0.1 x": {"learning_rate_end": 0.1},
     },
+    "optimizer": {"Adam": {"adam": True, **ADAM}, "no momentum": {"momentum": False}},
     "population": {"16": crowd(16), "256": crowd(256)},
     "hidden units": times("hidden", 0.5, 2),
     "channels": {"6": {"channels": 6}, "12": {"channels": 12}},
-    "noise": {"independent": {"antithetic": False}},
-    "shaping": {"raw loss": {"shaping": "raw"}, "standardised": {"shaping": "standardised"}},
+    # To be read against OpenAI-ES below: Adam takes the length out of the estimate.
+    "shaping": {
+        "raw loss": {"shaping": "raw", "strategy": "open_es", "std": 0.015, **ADAM},
+        "standardised": {"shaping": "standardised", "strategy": "open_es", "std": 0.015, **ADAM},
+    },
     "fire masks": {"bernoulli": {"mask": "bernoulli"}},
     "luck": {"own for each": {"shared": False}},
-    "loss window": times("window", 0.5, 2),
+    "loss window": times("window", 0.5, 2) | {"all steps": {"window": DEFAULT.num_steps}},
     "steps": {
         "16, 24, 32": {"curriculum": (16, 24, 32)},
         "24, 32": {"curriculum": (24, 32)},
     },
     "step size": times("step_size", 0.5, 2),
     "alpha": {"straight": {"premultiply": False}},
-    "strategy": {name: {"strategy": name} for name in ("PGPE", "SNES", "CR-FM-NES", "sep-CMA-ES")},
+    # The noise scales are those that did best in a first trial of two or three.
+    "strategy": {
+        "OpenAI-ES": {"strategy": "open_es", "std": 0.015, **ADAM},
+        "OpenAI-ES, no pairs": {"strategy": "open_es", "std": 0.015, "antithetic": False, **ADAM},
+        "SNES": {"algorithm": "SNES", "std": 0.05},
+        "CR-FM-NES": {"algorithm": "CR_FM_NES", "std": 0.05},
+        "sep-CMA-ES": {"algorithm": "Sep_CMA_ES", "std": 0.04},
+        "NRES, 8 steps": {"truncation": 8, "std": 0.015, **ADAM},
+    },
+    # What the other choices began with, for long enough to see where it gets.
+    "first recipe": {
+        "": {
+            "strategy": "open_es",
+            "std": 0.01,
+            "learning_rate": 0.003,
+            "learning_rate_end": 1.0,
+            "generations": 4 * ROLLOUTS // 64,
+        }
+    },
 }
 
 
 def make_strategy(config: train.Config, params, options: dict) -> Strategy:
-    """The default's strategy, or the one that a variant asks for."""
+    """The strategy of a configuration, or what a variant makes of it."""
     from evosax import algorithms
 
-    def cosine(start, end):
-        return optax.cosine_decay_schedule(start, config.generations, end)
-
-    size, name = config.population, options.get("strategy", "OpenAI-ES")
-    adam = optax.adam(cosine(config.learning_rate, config.learning_rate_end))
-    if name == "OpenAI-ES":
-        shapings = {"raw": raw, "standardised": standardised}
-        shaping = {"fitness_shaping_fn": shapings[s]} if (s := options.get("shaping")) else {}
-        algorithm = algorithms.Open_ES(
-            size,
-            params,
-            optimizer=adam,
-            std_schedule=cosine(config.std, config.std_end),
-            use_antithetic_sampling=options.get("antithetic", True),
-            metrics_fn=summarise,
-            **shaping,
-        )
-        return Strategy(algorithm, algorithm.default_params)
-    if name == "PGPE":
-        algorithm = algorithms.PGPE(size, params, optimizer=adam, metrics_fn=summarise)
-    else:
-        names = {"SNES": "SNES", "CR-FM-NES": "CR_FM_NES", "sep-CMA-ES": "Sep_CMA_ES"}
-        algorithm = getattr(algorithms, names[name])(size, params, metrics_fn=summarise)
-    return Strategy(algorithm, algorithm.default_params.replace(std_init=config.std))
+    if name := options.get("algorithm"):
+        algorithm = getattr(algorithms, name)(config.population, params, metrics_fn=summarise)
+        return Strategy(algorithm, algorithm.default_params.replace(std_init=config.std))
+    strategy = train.make_strategy(config, params)
+    rates = train.learning_rates(config)
+    if "adam" in options:
+        strategy.algorithm.optimizer = optax.adam(rates)
+    if "momentum" in options:  # ten times the step makes up for a momentum of 0.9
+        strategy.algorithm.optimizer = optax.sgd(lambda number: 10 * rates(number))
+    if name := options.get("shaping"):
+        strategy.algorithm.fitness_shaping_fn = {"raw": raw, "standardised": standardised}[name]
+    if "antithetic" in options:
+        strategy.algorithm.use_antithetic_sampling = options["antithetic"]
+    if "std_lr" in options:
+        strategy = strategy._replace(params=strategy.params.replace(std_lr=options["std_lr"]))
+    return strategy
 
 
 def raw(population, fitness, state, params):
@@ -127,21 +154,76 @@ def own_luck(loss):
     return fitness
 
 
+def make_truncated(config: train.Config, task: train.Task, length: int):
+    """Noise-reuse ES (Li et al. 2023): an update every `length` steps, from states that go on.
+
+    Returns:
+        The strategy, and a function like that of `make_evolve`. A generation is a whole rollout,
+        with an update for each of its parts; all steps count in the loss.
+    """
+    from evosax.algorithms import NoiseReuseES
+    from evosax.core.fitness_shaping import centered_rank_fitness_shaping_fn
+
+    parts = config.num_steps // length
+    algorithm = NoiseReuseES(
+        config.population,
+        task.params,
+        optimizer=optax.adam(
+            train.learning_rates(
+                dataclasses.replace(config, generations=parts * config.generations)
+            )
+        ),
+        std_schedule=optax.constant_schedule(config.std),
+        fitness_shaping_fn=centered_rank_fitness_shaping_fn,
+        metrics_fn=summarise,
+    )
+    params = algorithm.default_params.replace(T=config.num_steps, K=length)
+    strategy, target = Strategy(algorithm, params), jnp.asarray(task.target)
+    mesh = population_mesh(config.population)
+    shared, split = PartitionSpec(), PartitionSpec(AXIS)
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(split, split, shared), out_specs=split, check_vma=False
+    )
+    def unroll(members, states, fires):
+        def one(member_and_state):
+            member, state = member_and_state
+            model = task.merge(member)
+            return grow_and_measure(model, state, fires, lambda state: mse(state, target))
+
+        return jax.lax.map(one, (members, states))
+
+    @jax.jit
+    def episode(state, key):
+        """Grow all members once from the seed, in parts."""
+        keys = jax.random.split(key, 2 * parts + 1)
+        fires = task.fires(keys[-1])
+        states = jnp.broadcast_to(task.start, (config.population, *task.start.shape))
+        for part in range(parts):
+            population, state = algorithm.ask(keys[2 * part], state, params)
+            piece = fires[part * length : (part + 1) * length]
+            states, fitness = unroll(population, states, piece)
+            state, _ = algorithm.tell(keys[2 * part + 1], population, fitness, state, params)
+        return state
+
+    def evolve(state, key, start, count):
+        for number in range(start, start + count):
+            state = episode(state, jax.random.fold_in(key, number))
+        return state, {}
+
+    return strategy, evolve
+
+
 def make_yardstick(task: train.Task):
     """Compile (params, keys) -> losses on the default's terms, whatever a variant trains on."""
     target = jnp.asarray(train.make_task(DEFAULT).target)
 
-    def error(state):
+    def loss(params, key):
+        state = task.frames(params, key, DEFAULT.num_steps)[-DEFAULT.window :]
         if not task.config.premultiply:
             alpha = jnp.clip(state[..., -1:], 0, 1)
             state = jnp.concatenate([state[..., -4:-1] * alpha, state[..., -1:]], axis=-1)
-        return mse(state, target)
-
-    def loss(params, key):
-        model, fires = task.merge(params), task.fires(key, DEFAULT.num_steps)
-        before = DEFAULT.num_steps - DEFAULT.window
-        state = grow(model, task.start, fires[:before], 0)
-        return grow_and_measure(model, state, fires[before:], error, before)[1] / DEFAULT.window
+        return mse(state, target).mean()
 
     return jax.jit(lambda params, keys: jax.lax.map(functools.partial(loss, params), keys))
 
@@ -153,19 +235,22 @@ def evolve_variant(changes: dict, seed: int) -> list[tuple[int, float]]:
     changes = {name: value for name, value in changes.items() if name in fields}
     config = dataclasses.replace(DEFAULT, seed=seed, **changes)
     task, lengths = train.make_task(config), options.get("curriculum", (config.num_steps,))
-    strategy = make_strategy(config, task.params, options)
-    evolvers = []
-    for num_steps in lengths:
-        loss = train.make_task(dataclasses.replace(config, num_steps=num_steps)).loss
-        loss = loss if options.get("shared", True) else own_luck(loss)
-        evolvers.append(make_evolve(strategy, loss))
+    if "truncation" in options:
+        strategy, evolve = make_truncated(config, task, options["truncation"])
+        evolvers = [evolve]
+    else:
+        strategy, evolvers = make_strategy(config, task.params, options), []
+        for num_steps in lengths:
+            loss = train.make_task(dataclasses.replace(config, num_steps=num_steps)).loss
+            loss = loss if options.get("shared", True) else own_luck(loss)
+            evolvers.append(make_evolve(strategy, loss))
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(seed), 3)
     keys = jax.random.split(key_measure, train.MEASURED)
     state, yardstick = strategy.init(key_init, task.params), make_yardstick(task)
     rows, done = [], 0
     for point in range(1, POINTS + 1):
         generation = config.generations * point // POINTS
-        evolve = evolvers[(point - 1) * len(lengths) // POINTS]
+        evolve = evolvers[(point - 1) * len(evolvers) // POINTS]
         state, _ = evolve(state, key_evolve, done, generation - done)
         done = generation
         loss = float(yardstick(strategy.mean(state), keys).mean())
@@ -183,10 +268,11 @@ def main() -> None:
     if file.exists():
         rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))[1:]
     about = {"default": dataclasses.asdict(DEFAULT), "rollouts": ROLLOUTS}
+    about["study"] = json.loads(json.dumps(STUDY))
     if rows:
         before = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
         if any(before[name] != value for name, value in about.items()):
-            raise SystemExit("study.csv is of another default; delete it to begin anew")
+            raise SystemExit("study.csv is of another study; delete it to begin anew")
     about |= {"device": train.describe_device(), "versions": train.versions()}
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     write_atomic(FOLDER / "study.json", text.encode())
