@@ -1,5 +1,6 @@
 """Run folders, shipped and own."""
 
+import dataclasses
 import json
 import shutil
 
@@ -66,6 +67,14 @@ def test_the_persistent_lizard_outlives_its_training():
     once, *longer = (run.evaluate(keys=8, factor=factor).mean() for factor in (1, 4, 16))
     assert once <= 0.012
     assert max(longer) <= 1.5 * once
+
+
+def test_the_lizard_of_gradients_is_of_the_same_task():
+    run, evolved = load_run("lizard-backprop"), load_run("lizard")
+    own = ("strategy", "population", "generations", "learning_rate", "learning_rate_end")
+    same = {name: getattr(run.config, name) for name in own}
+    assert dataclasses.replace(evolved.config, **same) == run.config
+    assert run.evaluate(keys=8).mean() <= 0.0065
 
 
 def test_an_own_run_loads_alike(own):
