@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from test_train import TINY
 
 from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
+from nca_lib.evolution import open_es
 from nca_lib.loss import mse
 from nca_lib.train import make_measure, make_task, make_trainer
 
@@ -108,3 +110,45 @@ def test_what_was_grown_goes_back_into_the_pool():
     changed = np.flatnonzero((state.pool != start.pool).any(axis=(1, 2, 3)))
     assert BATCH < len(changed) <= 21 * BATCH
     assert np.ptp(mse(state.pool[changed], jnp.asarray(task.target))) > 0
+
+
+@pytest.fixture(scope="module")
+def place():
+    """A loss of one vector of weights that grows something, and the vector (D,)."""
+    task = make_task(TINY)
+    flat, unflatten = ravel_pytree(task.params)
+    noise = jax.random.normal(jax.random.key(1), flat.shape)
+    return lambda vector: task.loss(unflatten(vector), jax.random.key(2)), flat + 0.05 * noise
+
+
+def test_the_gradient_of_a_rollout_equals_finite_differences(place):
+    loss, vector = place
+    gradient, width = jax.grad(loss)(vector), 1e-3
+    directions = jax.random.normal(jax.random.key(3), (16, vector.size))
+    loss = jax.jit(loss)
+    for direction in directions:
+        above, below = loss(vector + width * direction), loss(vector - width * direction)
+        found = (float(above) - float(below)) / (2 * width)
+        # Slopes along random directions spread by the gradient's length.
+        expected, scale = float(gradient @ direction), float(jnp.linalg.norm(gradient))
+        assert abs(found - expected) < 0.03 * scale
+
+
+@pytest.mark.parametrize("pairs", [256, 1024, 4096])
+def test_the_estimate_of_evolution_converges_to_the_gradient(place, pairs):
+    loss, vector = place
+    gradient, D = np.asarray(jax.grad(loss)(vector), np.float64), vector.size
+    algorithm, params = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
+    algorithm.fitness_shaping_fn = lambda population, fitness, state, params: fitness
+    algorithm.optimizer = optax.sgd(1.0)  # the step is the estimate
+    state = algorithm.init(jax.random.key(0), vector, params)
+    population, state = algorithm.ask(jax.random.key(4), state, params)
+    fitness = jax.jit(lambda members: jax.lax.map(loss, members))(population)
+    state, _ = algorithm.tell(jax.random.key(5), population, fitness, state, params)
+    estimate = np.asarray(vector - algorithm.get_mean(state), np.float64)
+    # On a slope the estimate is the mean of (g . e) e over n directions e. Its error across g has
+    # the squared length |g|^2 / n * chi2(D - 1) * chi2(n) / n, and along g another 2 |g|^2 / n:
+    # (D + 1) / n on the average, relative to |g|^2, and a share sqrt(2 / D + 2 / n) of that as
+    # standard deviation. Five of them, and 3% for what is not a slope:
+    error = np.square(estimate - gradient).sum() / np.square(gradient).sum()
+    assert abs(error * pairs / (D + 1) - 1) < 5 * np.sqrt(2 / D + 2 / pairs) + 0.03
