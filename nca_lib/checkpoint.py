@@ -110,7 +110,8 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
             raise
         print(f"{error}; going back to {previous(path)}")
         leaves, meta = read(previous(path))
-        previous(path).replace(path)  # or the next save would keep the bad one in its place
+        if jax.process_index() == 0:  # of several processes one moves files
+            previous(path).replace(path)  # or the next save would keep the bad one in its place
     expected, structure = jax.tree.flatten(like)
     found = [(leaf.shape, leaf.dtype) for leaf in leaves]
     wanted = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in expected]
