@@ -5,12 +5,14 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_train import TINY
 
-from nca_lib import list_runs, load_run
-from nca_lib.loss import empty_loss
+from nca_lib import list_emoji, list_runs, load_emoji, load_run
+from nca_lib.loss import empty_loss, mse
+from nca_lib.rollout import disc, half, record
 from nca_lib.train import train
 
 
@@ -67,6 +69,46 @@ def test_the_persistent_lizard_outlives_its_training():
     once, *longer = (run.evaluate(keys=8, factor=factor).mean() for factor in (1, 4, 16))
     assert once <= 0.012
     assert max(longer) <= 1.5 * once
+
+
+@pytest.mark.parametrize("wound", ["lower half", "right half", "disc"])
+def test_the_regenerating_lizard_grows_back(wound):
+    run = load_run("lizard-regenerating")
+    height, width, _ = run.task.start.shape
+    erased = {
+        "lower half": half(height, width, np.pi / 2),
+        "right half": half(height, width, 0.0),
+        "disc": disc(height, width, height / 2, width / 2, height / 6),
+    }[wound]
+
+    def heal(key):
+        key_grow, key_heal = jax.random.split(key)
+        state = jnp.where(erased[..., None], 0.0, run.grow(key_grow)[-1])
+        fires = run.task.fires(key_heal, 3 * run.config.num_steps)
+        states = record(run.task.merge(run.params), state, fires)
+        return mse(states, jnp.asarray(run.target))
+
+    losses = jax.lax.map(heal, jax.random.split(jax.random.key(0), 8))
+    assert losses[:, 0].min() > 0.02  # it was a wound
+    after = losses[:, -run.config.window :].mean(axis=1)
+    assert after.mean() <= 0.018 and after.max() <= 0.8 * losses[:, 0].min()  # all grow back
+
+
+EMOJI = [name for name in list_runs() if load_run(name).config.emoji != "🦎"]
+
+
+def test_there_are_five_other_emoji():
+    assert len({load_run(name).config.emoji for name in EMOJI}) >= 5
+
+
+@pytest.mark.parametrize("name", EMOJI)
+def test_other_emoji_can_be_told_from_all_that_are_bundled(name):
+    run = load_run(name)
+    assert run.evaluate(keys=8).mean() <= 0.23 * empty_loss(run.target)
+    grown = run.grow(jax.random.key(0))[-1]
+    size, padding = run.config.size, run.config.padding
+    losses = {e: float(mse(grown, load_emoji(e, size, padding))) for e in list_emoji()}
+    assert min(losses, key=losses.get) == run.config.emoji
 
 
 def test_the_lizard_of_gradients_is_of_the_same_task():
