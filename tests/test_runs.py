@@ -97,6 +97,10 @@ def test_the_regenerating_lizard_grows_back(wound):
 EMOJI = [name for name in list_runs() if load_run(name).config.emoji != "🦎"]
 
 
+def test_five_runs_are_of_other_emoji():
+    assert len({load_run(name).config.emoji for name in EMOJI}) == 5
+
+
 @pytest.mark.parametrize("name", EMOJI)
 def test_other_emoji_can_be_told_from_all_that_are_bundled(name):
     run = load_run(name)
