@@ -108,7 +108,8 @@ def test_other_emoji_can_be_told_from_all_that_are_bundled(name):
     grown = run.grow(jax.random.key(0))[-1]
     size, padding = run.config.size, run.config.padding
     losses = {e: float(mse(grown, load_emoji(e, size, padding))) for e in list_emoji()}
-    assert min(losses, key=losses.get) == run.config.emoji
+    nearest = min(losses, key=losses.get)  # a heart may or may not ask for colour by U+FE0F
+    assert nearest.removesuffix("\ufe0f") == run.config.emoji.removesuffix("\ufe0f")
 
 
 def test_the_lizard_of_gradients_is_of_the_same_task():
