@@ -1,29 +1,40 @@
-"""Trained weights for the browser.
+"""Trained weights to the live demo: in a page of the book, or as the output of a notebook cell.
 
-The cell rule once more, in JavaScript, stands in `data/demo/nca.js` and is made to be read next to
-`model`. It runs without a server: a page opened from disk may not fetch data, but it may load
-scripts, and so weights travel as scripts, too.
+The cell rule once more, in JavaScript, stands in `data/demo/nca.js` beside this package, made to be
+read next to `model`; `playground.js` there is the interface. Both run in any browser without a
+server: a page opened from disk may not fetch data, but it may load scripts, and so weights travel
+as scripts, too.
 """
 
 import base64
 import hashlib
+import html
 import json
 import re
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from IPython.display import HTML
 
 from nca_lib.checkpoint import weights_to_arrays, write_atomic
-from nca_lib.runs import Run, load_run
+from nca_lib.runs import Run, list_runs, load_run
 from nca_lib.train import Config, validate
 
-DEMO = Path(__file__).parent / "data" / "demo"  # the scripts
+DEMO = Path(__file__).parent / "data" / "demo"  # scripts and style, one copy for book and notebook
+SCRIPTS = ("nca.js", "playground.js")
 FORMAT = 1  # version of the records; nca.js refuses any other
 # The order of the weights in a record, each array row by row.
 ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
 DTYPES = ("float32", "float16")
+# Runs to be seen side by side in the playground.
+COMPARISONS = {
+    "🦎 Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
+    "🦎 Evolution, backpropagation": ("lizard", "lizard-backprop"),
+}
 
 
 def record(
@@ -98,6 +109,7 @@ def record(
         "mask": config.mask,
         "fire_rate": 0.5,
         "num_steps": config.num_steps,
+        "age": config.age,
         "size": config.size,
         "padding": config.padding,
         "premultiply": config.premultiply,
@@ -157,10 +169,122 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
 
 
 def script(description: dict) -> str:
-    """Write a record as the script that registers it; safe to stand inside an HTML page."""
+    """Put a record into the script that registers it; safe to stand inside an HTML page.
+
+    Args:
+        description: from `record`.
+
+    Returns:
+        JavaScript, in ASCII.
+    """
     return f"NCA.register({_json(description)});\n"
+
+
+def show(
+    run: Run | str | Path | Any,
+    *,
+    grid: int = 32,
+    seeds: int = 1,
+    speed: int = 30,
+    controls: bool = False,
+    **options: Any,
+) -> HTML:
+    """Show a live, erasable pattern in a notebook: script and weights are part of the output.
+
+    Where scripts may not run, such as on GitHub, the run's last picture is seen in its place.
+
+    Args:
+        run: see `record`.
+        grid: side of the grid in cells, a multiple of 8 from 16 to 128.
+        seeds: cells that it starts from, 1 to 9, evenly spaced.
+        speed: steps per second, 1 to 240.
+        controls: whether to show every control of the playground.
+        **options: of `record`.
+
+    Returns:
+        HTML, to be the last value of a notebook cell.
+
+    Raises:
+        ValueError: a number out of range, or see `record`.
+
+    Example:
+        >>> show("lizard-regenerating")
+        <IPython.core.display.HTML object>
+    """
+    limits = {"grid": (grid, 16, 128), "seeds": (seeds, 1, 9), "speed": (speed, 1, 240)}
+    for name, (value, low, high) in limits.items():
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name} must be an int from {low} to {high}, got {value!r}")
+    if grid % 8:
+        raise ValueError(f"grid must be a multiple of 8, got {grid}")
+    run = load_run(run) if isinstance(run, str | Path) else run
+    description = record(run, **options)
+    still = _still(description, run.folder if isinstance(run, Run) else None)
+    everything = ' data-controls="all"' if controls else ""
+    # Within a function, so that two outputs of one page, of two versions even, do not meet.
+    nca, playground = ((DEMO / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = (DEMO / "playground.css").read_text(encoding="utf-8")
+    return HTML(
+        f'<div class="nca-player" data-run="{description["name"]}" data-grid="{grid}" '
+        f'data-seeds="{seeds}" data-speed="{speed}"{everything}>{still}</div>'
+        f"<style>{style}</style>"
+        f"<script>(() => {{\n{nca}{script(description)}{playground}}})();</script>"
+    )
+
+
+def catalogue() -> list[dict]:
+    """List what the playground offers: each shipped run, then what is worth comparing.
+
+    Returns:
+        For each choice its label and the names of its runs.
+    """
+    runs = [run for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
+    records = [record(run) for run in runs]
+    choices = [{"label": f"{r['emoji']} {r['title']}", "runs": [r["name"]]} for r in records]
+    return choices + [{"label": label, "runs": list(runs)} for label, runs in COMPARISONS.items()]
+
+
+def setup(app: Any) -> dict:
+    """Hook for Sphinx: put the demo and the weights of all shipped runs into the built book.
+
+    Named under `extensions` in `_config.yml`. The weight files are made by the build, so that the
+    repository holds each run's weights once.
+
+    Args:
+        app: the running Sphinx.
+
+    Returns:
+        What Sphinx wants to know of an extension.
+    """
+    jax.config.update("jax_platforms", "cpu")  # a GPU is for the chapters, which run beside this
+    folder = Path(app.doctreedir) / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "weights").mkdir(parents=True)
+    choices = catalogue()
+    for name in {name for choice in choices for name in choice["runs"]}:
+        export(name, folder / "weights" / f"{name}.js")
+    write_atomic(folder / "catalogue.js", f"NCA.catalogue = {_json(choices)};\n".encode())
+    for name in (SCRIPTS[0], "catalogue.js", SCRIPTS[1]):
+        app.add_js_file(name, loading_method="defer")
+    app.add_css_file("playground.css")
+
+    def add_folders(app, config):
+        config.html_static_path = [*config.html_static_path, str(DEMO), str(folder)]
+
+    app.connect("config-inited", add_folders)
+    return {"version": str(FORMAT), "parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def _json(value: Any) -> str:
     """JSON in ASCII and without "<", so that no text in it can end a script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _still(description: dict, folder: Path | None) -> str:
+    """What is seen where scripts do not run."""
+    if folder is None or not (folder / "final.png").is_file():
+        return "<p>Where scripts may run, a live pattern stands here.</p>"
+    data = base64.b64encode((folder / "final.png").read_bytes()).decode()
+    alt = html.escape(f"{description['title']}, as it has grown, in square cells on white")
+    image = f'<img alt="{alt}" width="192" src="data:image/png;base64,{data}">'
+    return f"{image}<p>Where scripts may run, this picture is alive.</p>"

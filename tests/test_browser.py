@@ -365,3 +365,38 @@ def test_the_rule_stays_short_enough_to_read():
     lines = NCA_JS.splitlines()
     assert len(lines) <= 250
     assert max(map(len, lines)) <= 100
+
+
+def test_both_scripts_stay_short():
+    playground = (browser.DEMO / "playground.js").read_text(encoding="utf-8")
+    assert len(NCA_JS.splitlines()) + len(playground.splitlines()) < 700
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": 33}, "grid must be a multiple of 8, got 33"),
+        ({"grid": 8}, "grid must be an int from 16 to 128, got 8"),
+        ({"seeds": 0}, "seeds must be an int from 1 to 9, got 0"),
+        ({"seeds": True}, "seeds must be an int from 1 to 9, got True"),
+        ({"speed": 30.5}, "speed must be an int from 1 to 240, got 30.5"),
+        ({"dtype": "int8"}, "dtype must be one of"),
+    ],
+)
+def test_bad_options_of_show_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        browser.show("lizard", **options)
+
+
+def test_no_text_can_end_the_script_of_a_notebook():
+    page = browser.show("lizard", title="</script><b>&").data
+    assert page.count("</script>") == 1 and "<b>" not in page
+    run = load_run("lizard")
+    bare = browser.show(run.params, config=run.config).data
+    assert "<img" not in bare and "a live pattern stands here" in bare
+
+
+def test_the_catalogue_names_shipped_runs_only():
+    names = [choice["runs"] for choice in browser.catalogue()]
+    assert names[: len(list_runs())] == [[name] for name in list_runs()]
+    assert {name for runs in names for name in runs} == set(list_runs())
