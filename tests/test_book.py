@@ -145,6 +145,25 @@ def test_dark_theme_is_dark(chromium):
     assert brightness["dark"] < 60
 
 
+def test_icons_show_and_are_not_read_aloud(chromium):
+    """They are glyphs of the theme's font, without the script that the theme would draw them by."""
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto((HTML / "book" / "01_dataset.html").as_uri())
+    for name in ["Fullscreen mode", "Download this page", "Color mode", "Toggle primary sidebar"]:
+        button = tab.get_by_role("button", name=name, exact=True)
+        icon = button.locator("[class*='fa-'], .fas").locator("visible=true")
+        assert icon.bounding_box()["width"] > 10
+        glyph = icon.evaluate("(icon) => getComputedStyle(icon, '::before').content")
+        assert len(glyph.strip('"')) == 1 and "\ue000" <= glyph.strip('"') <= "\uf8ff"
+    loaded = (
+        "document.fonts.ready.then(() => [...document.fonts].map((f) => `${f.family} ${f.status}`))"
+    )
+    assert any("Awesome" in font and font.endswith(" loaded") for font in tab.evaluate(loaded))
+    tab.close()
+
+
 def test_page_is_light_enough(page):
     """A page and its own images stay below 4 MB; scripts and styles are shared by all pages."""
     pictures = {
