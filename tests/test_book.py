@@ -1,6 +1,7 @@
 """The built book, as a reader opens it: from disk, in a browser, without a network."""
 
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -161,6 +162,8 @@ def test_icons_show_and_are_not_read_aloud(chromium):
         "document.fonts.ready.then(() => [...document.fonts].map((f) => `${f.family} ${f.status}`))"
     )
     assert any("Awesome" in font and font.endswith(" loaded") for font in tab.evaluate(loaded))
+    heard = tab.locator("body").aria_snapshot()
+    assert re.findall(r"- (?:button|link).*[\ue000-\uf8ff].*", heard) == []
     tab.close()
 
 
