@@ -28,10 +28,10 @@ GENEROUS = 60_000  # milliseconds; only a failure takes as long
 class Reader:
     """A tab with the playground, and everything that went wrong in it."""
 
-    def __init__(self, chromium, address: str, fragment: str = "", **context):
-        self.context = chromium.new_context(
-            viewport={"width": 1280, "height": 1400}, offline=address.startswith("file:"), **context
-        )
+    def __init__(self, chromium, address: str, fragment: str = "", script: str = "", **context):
+        view = {"viewport": {"width": 1280, "height": 1400}, "offline": address.startswith("file:")}
+        self.context = chromium.new_context(**(view | context))
+        self.context.add_init_script(script)
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(GENEROUS)
         self.troubles, self.requests, self.weights = [], [], []
@@ -101,8 +101,8 @@ def read(chromium, address):
     """Opens the playground; whatever a test does, the page may not complain."""
     readers = []
 
-    def open_page(fragment="", where=None, **context):
-        readers.append(Reader(chromium, where or address, fragment, **context))
+    def open_page(fragment="", where=None, **options):
+        readers.append(Reader(chromium, where or address, fragment, **options))
         readers[-1].tab.wait_for_selector(".nca-player canvas")
         return readers[-1]
 
@@ -179,6 +179,21 @@ def test_patterns_that_never_learned_to_last_are_paused_once(read):
     assert error(reader.pixels(), load_run("heart")) < 0.03
     reader.button("Play").click()
     reader.wait_for_step(40)
+
+
+def test_after_that_pause_another_pattern_grows_by_itself(read):
+    reader = read("#run=heart&speed=240")
+    reader.wait_for_status("the last step that training looked at")
+    reader.tab.get_by_role("radio", name="Fish").click()
+    reader.wait_for_status("the last step that training looked at")
+    assert error(reader.pixels(), load_run("fish")) < 0.03
+    reader.tab.get_by_role("slider", name="Speed").fill("1")
+    reader.button("Reset").click()
+    reader.pause()  # the reader's own pause, however, holds
+    reader.button("Reset").click()
+    reader.tab.get_by_role("radio", name="Donut").click()
+    reader.wait_for_status("Donut.")
+    assert reader.steps() == 0 and reader.button("Play").is_visible()
 
 
 def test_reduced_motion_begins_with_a_picture(read):
@@ -258,6 +273,18 @@ def test_saving_an_image_and_a_clip(read, act):
     reader.wait_for_status("Saved a clip.")
 
 
+def test_a_clip_outlives_a_change_of_patterns(read):
+    reader = read("#run=lizard-regenerating&speed=120&grid=64")
+    with reader.tab.expect_download() as download:
+        reader.button("Save clip").click()
+        reader.tab.get_by_role("radio", name="Growing, persistent, regenerating").click()
+        reader.wait_for_status("Lizard, Lizard persistent, Lizard regenerating.")
+    assert download.value.path().read_bytes()[:4] == bytes.fromhex("1a45dfa3")  # WebM
+    assert download.value.path().stat().st_size > 1000
+    reader.wait_for_status("Saved a clip.")
+    assert reader.button("Save clip").is_visible()
+
+
 @pytest.mark.parametrize(
     ("name", "start", "more", "end"),
     [
@@ -270,7 +297,7 @@ def test_saving_an_image_and_a_clip(read, act):
 )
 def test_sliders(read, name, start, more, end):
     reader = read().pause()
-    slider = reader.tab.get_by_role("slider", name=name)
+    slider = reader.tab.get_by_role("slider", name=name, exact=True)
     assert slider.get_attribute("aria-valuetext") == start
     slider.focus()
     reader.tab.keyboard.press("ArrowRight")
@@ -410,6 +437,44 @@ def test_a_finger_taps_and_the_page_still_scrolls(read):
     assert reader.pixels()[14:18, 14:18].max() == 0
 
 
+def test_keys_that_are_the_browsers_own_stay_so(read):
+    reader = read().pause()
+    reader.tab.locator(".nca-player canvas").focus()
+    reader.tab.evaluate("addEventListener('keydown', (e) => { taken = e.defaultPrevented; })")
+    taken = {}
+    for key in ["ArrowLeft", "Enter", "Alt+ArrowLeft", "Control+Enter", "Meta+ArrowUp", "PageDown"]:
+        reader.tab.keyboard.press(key)
+        taken[key] = reader.tab.evaluate("taken")
+    assert [key for key in taken if taken[key]] == ["ArrowLeft", "Enter"]
+
+
+@pytest.mark.parametrize("width", [320, 640])  # 1280 pixels at a zoom of 400 and 200 per cent
+def test_on_a_narrow_page_nothing_is_cut_off(read, width):
+    reader = read(viewport={"width": width, "height": 640})
+    reader.tab.get_by_role("radio", name="Growing, persistent, regenerating").check()
+    reader.wait_for_status("Lizard, Lizard persistent, Lizard regenerating.")
+    outside = """(width) => [...document.querySelectorAll(".nca-player *")]
+        .filter((e) => e.getBoundingClientRect().right > width || e.scrollWidth > width)
+        .map((e) => e.outerHTML.slice(0, 80))"""
+    assert reader.tab.evaluate(outside, width) == []
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_forced_colours_and_paper(read):
+    reader = read("#run=lizard-persistent&speed=240")
+    reader.wait_for_step(40)
+    reader.pause()
+    canvas = reader.tab.locator(".nca-player canvas")
+    ground = "(canvas) => getComputedStyle(canvas).backgroundColor"
+    before = canvas.evaluate(ground)
+    reader.tab.emulate_media(forced_colors="active", color_scheme="dark")
+    assert canvas.evaluate(ground) != "rgb(0, 0, 0)"
+    reader.tab.emulate_media(forced_colors="none", color_scheme="light", media="print")
+    assert canvas.is_visible() and canvas.evaluate(ground) == before
+    assert not reader.button("Play").is_visible()
+    assert not reader.tab.get_by_role("link", name="Link to this setting").is_visible()
+
+
 LINK = "run=lizard+lizard-backprop&speed=7&grid=64&seeds=4&rate=0.75&angle=90&view=hidden+2"
 
 
@@ -447,6 +512,34 @@ def test_a_link_restores_every_setting(read, act):
         "document.querySelector('.nca-player select').value === 'hidden 2'"
     )
     assert settings(reader) == expected
+
+
+def test_a_link_followed_while_weights_load_is_followed(read):
+    script = """new MutationObserver((changes, observer) => {
+        if (!document.querySelector("script[src*='weights/']")) return;
+        observer.disconnect();
+        location.hash = "run=heart&grid=64";
+    }).observe(document, { childList: true, subtree: true })"""
+    reader = read(script=script)
+    reader.tab.get_by_role("application", name="Heart").wait_for()
+    assert settings(reader)["run"] == "heart" and reader.pixels().shape == (64, 64, 4)
+
+
+def test_of_quick_choices_the_last_one_counts(read):
+    reader = read()
+    reader.tab.evaluate(
+        """() => {
+            const radios = document.querySelectorAll(".nca-player input[name=run]");
+            for (const radio of radios) radio.click();
+            location.hash = "run=lizard-regenerating&speed=60"; // what is on show still
+        }"""
+    )
+    reader.tab.wait_for_function("NCA.records.size >= 9")
+    reader.wait_for_status("Lizard regenerating.")
+    reader.wait_for_step(3)
+    assert settings(reader)["run"] == "lizard-regenerating"
+    assert reader.tab.get_by_role("application").count() == 1
+    assert reader.tab.get_by_role("application", name="Lizard regenerating").is_visible()
 
 
 HOSTILE = [
@@ -537,6 +630,15 @@ def test_malformed_weights_are_refused_in_words_and_do_no_harm(read, copy, kind)
         reader.troubles.clear()
 
 
+def test_a_file_cannot_make_the_page_wait(read, copy):
+    folder, where = copy
+    file = folder / "_static" / "weights" / "heart.js"
+    text, count = re.subn(r'"num_steps": \d+', '"num_steps": 1e15', file.read_text())
+    assert count == 1
+    file.write_text(text)
+    assert read("#run=heart", where=where, reduced_motion="reduce").steps() == 128
+
+
 def test_where_the_first_weights_are_bad_the_still_stays(chromium, copy):
     folder, where = copy
     put(folder, "lizard-regenerating", "flip")
@@ -561,6 +663,21 @@ def test_a_notebook_shows_the_same_without_a_book(read, tmp_path):
     assert reader.pixels(1).shape == (64, 64, 4)
     assert reader.tab.get_by_role("slider").count() == 5
     assert reader.weights == []
+
+
+def test_two_on_one_page_keep_apart(read, tmp_path):
+    shown = [browser.show(name, controls=True).data for name in ("lizard-persistent", "lizard")]
+    page = tmp_path / "notebook.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>x</title>{shown[0]}{shown[1]}")
+    reader = read(where=page.as_uri())
+    first, second = reader.tab.locator(".nca-player").all()
+    first.get_by_role("button", name="Pause").click()
+    second.get_by_role("radio", name="plants a seed").check()
+    second.get_by_role("slider", name="Grid", exact=True).fill("64")
+    assert first.get_by_role("radio", name="erases").is_checked()
+    assert first.get_by_role("button", name="Play").is_visible()
+    second.get_by_role("button", name="Pause").click()
+    assert reader.pixels(0).shape == (32, 32, 4) and reader.pixels(1).shape == (64, 64, 4)
 
 
 def test_a_notebook_without_scripts_shows_a_picture(chromium, tmp_path):

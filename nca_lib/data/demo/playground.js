@@ -110,11 +110,12 @@
       this.panes = []; // one for each run that is shown
       this.isFull = root.dataset.controls === "all";
       this.base = readSettings(new URLSearchParams(Object.entries(root.dataset)), DEFAULTS);
-      this.settings = this.readLink() ?? this.base;
+      this.settings = this.readLink() ?? { ...this.base };
       this.isPlaying = !calm.matches;
-      this.isVisible = false;
+      this.isVisible = this.isHeld = false;
       this.resets = this.turn = this.count = this.due = this.frame = 0;
       this.cursor = { row: 0.5, column: 0.5 }; // of the keyboard, in sides of the grid
+      window.addEventListener("hashchange", () => this.apply(this.readLink()));
       this.choose(this.settings.run);
     }
 
@@ -127,22 +128,27 @@
     /* Show other runs; if that is not possible, say why and leave everything as it is. */
     async choose(run) {
       const turn = ++this.turn;
+      this.settings.run = run;
       const models = await Promise.all(run.split(" ").map(load)).catch((error) => error.message);
       if (turn !== this.turn) return; // something else has been chosen since
       const isFirst = !this.form;
       if (typeof models === "string") {
+        this.settings.run = this.shown;
         return isFirst ? this.root.append(make("p", {}, models)) : this.refresh(models);
       }
       if (isFirst) this.build();
-      this.settings.run = run;
+      this.shown = run;
       this.panes = models.map((model) => this.makePane(model));
       this.figures.replaceChildren(...this.panes.map((pane) => pane.figure));
       // What was never asked to last gets a pause there.
       this.horizon = models.every(({ age }) => age === 0) ? models[0].num_steps : -1;
-      this.limitViews();
+      // Offered are the views that all runs on show have: colour, alpha, mask, hidden channels.
+      this.views = VIEWS.slice(0, Math.min(...models.map(({ channels }) => channels - 1)));
+      this.view?.replaceChildren(...this.views.map((view) => make("option", {}, view)));
       this.reset(isFirst ? "" : `${models.map((model) => model.title).join(", ")}.`);
       if (isFirst && calm.matches) {
-        while (this.count < models[0].num_steps) this.advance(); // a picture, standing still
+        // A picture, standing still, after no more steps than a page may take before it answers.
+        while (this.count < Math.min(models[0].num_steps, 128)) this.advance();
         this.refresh();
       }
     }
@@ -170,7 +176,6 @@
       }).observe(this.root);
       document.addEventListener("visibilitychange", () => this.schedule());
       calm.addEventListener("change", () => calm.matches && this.play(false));
-      window.addEventListener("hashchange", () => this.apply(this.readLink()));
     }
 
     makeControls(button) {
@@ -187,7 +192,7 @@
       const sliders = Object.entries(SLIDERS).map(([name, { label, min, max, step }]) => {
         const input = ({ target }) => this.apply({ ...this.settings, [name]: +target.value });
         this.inputs[name] = make("input", { type: "range", min, max, step, input });
-        const text = make("span", { class: "nca-value" });
+        const text = make("span", { class: "nca-value", "aria-hidden": "true" });
         return make("label", {}, label, this.inputs[name], text);
       });
       const look = ({ target }) => this.apply({ ...this.settings, view: target.value });
@@ -222,26 +227,19 @@
       return { model, canvas, cursor, figure, context: canvas.getContext("2d") };
     }
 
-    /* Offer the views that all runs on show have. */
-    limitViews() {
-      const count = Math.min(...this.panes.map(({ model }) => model.channels - 4));
-      this.views = VIEWS.slice(0, 3 + count);
-      if (!this.views.includes(this.settings.view)) this.settings.view = "colour";
-      this.view?.replaceChildren(...this.views.map((view) => make("option", {}, view)));
-    }
-
     /* Take over settings, from a control or a link; only a change of size starts anew. */
     apply(settings) {
       if (!settings) return;
       const old = this.settings;
-      this.settings = { ...settings, run: old.run };
-      if (!this.views.includes(settings.view)) this.settings.view = "colour";
-      if (settings.grid !== old.grid || settings.seeds !== old.seeds) this.reset("Begun anew.");
-      else this.refresh();
+      this.settings = settings;
+      const isSame = settings.grid === old.grid && settings.seeds === old.seeds;
+      if (this.form && isSame) this.refresh();
+      else if (this.form) this.reset("Begun anew.");
       if (settings.run !== old.run) this.choose(settings.run);
     }
 
     reset(message) {
+      this.isPlaying ||= this.isHeld; // a pause that the reader never asked for ends here
       const { grid, seeds } = this.settings;
       for (const pane of this.panes) {
         pane.canvas.width = pane.canvas.height = grid;
@@ -272,6 +270,7 @@
 
     play(isPlaying, message = isPlaying ? "Playing." : `Paused at step ${this.count}.`) {
       this.isPlaying = isPlaying;
+      this.isHeld = message === HORIZON;
       this.refresh(message);
       this.schedule();
     }
@@ -314,11 +313,10 @@
     /* Bring everything on the page in line with the settings. */
     refresh(message) {
       if (message !== undefined) this.status.textContent = message;
+      if (!this.views.includes(this.settings.view)) this.settings.view = "colour";
       this.playButton.textContent = this.isPlaying ? "Pause" : "Play";
-      for (const { cursor } of this.panes) {
-        cursor.style.left = `${100 * this.cursor.column}%`;
-        cursor.style.top = `${100 * this.cursor.row}%`;
-      }
+      const inset = `${100 * this.cursor.row}% auto auto ${100 * this.cursor.column}%`;
+      for (const { cursor } of this.panes) cursor.style.inset = inset;
       if (this.isFull) {
         for (const [name, input] of Object.entries(this.inputs)) {
           input.value = this.settings[name];
@@ -379,7 +377,7 @@
     handleKey(event) {
       const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
       const isUse = event.key === "Enter" || event.key === " ";
-      if (!isUse && !moves[event.key]) return;
+      if ((!isUse && !moves[event.key]) || event.altKey || event.ctrlKey || event.metaKey) return;
       const [down, right] = moves[event.key] ?? [0, 0];
       event.preventDefault();
       this.cursor.row = Math.min(1, Math.max(0, this.cursor.row + down / 24));
@@ -410,7 +408,7 @@
 
     save(blob, ending) {
       const href = URL.createObjectURL(blob);
-      make("a", { href, download: `${this.settings.run.replaceAll(" ", "-")}.${ending}` }).click();
+      make("a", { href, download: `${this.shown.replaceAll(" ", "-")}.${ending}` }).click();
       setTimeout(() => URL.revokeObjectURL(href), 10_000);
     }
 
