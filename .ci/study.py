@@ -228,8 +228,8 @@ def make_yardstick(task: train.Task):
     return jax.jit(lambda params, keys: jax.lax.map(functools.partial(loss, params), keys))
 
 
-def evolve_variant(changes: dict, seed: int) -> list[tuple[int, float]]:
-    """Train one variant and return (rollouts, loss) at `POINTS` moments."""
+def evolve_variant(changes: dict, seed: int, points: int = POINTS) -> list[tuple[int, float]]:
+    """Train one variant and return (rollouts, loss) at the first of `POINTS` moments."""
     fields = {field.name for field in dataclasses.fields(train.Config)}
     options = {name: value for name, value in changes.items() if name not in fields}
     changes = {name: value for name, value in changes.items() if name in fields}
@@ -248,7 +248,7 @@ def evolve_variant(changes: dict, seed: int) -> list[tuple[int, float]]:
     keys = jax.random.split(key_measure, train.MEASURED)
     state, yardstick = strategy.init(key_init, task.params), make_yardstick(task)
     rows, done = [], 0
-    for point in range(1, POINTS + 1):
+    for point in range(1, points + 1):
         generation = config.generations * point // POINTS
         evolve = evolvers[(point - 1) * len(evolvers) // POINTS]
         state, _ = evolve(state, key_evolve, done, generation - done)

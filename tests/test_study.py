@@ -1,0 +1,62 @@
+"""The recipe study of chapter 4: the table is whole, and its runs can be made again."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+import nca_lib
+
+FOLDER = Path(nca_lib.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The script that makes the table."""
+    path = Path(__file__).parents[1] / ".ci" / "study.py"
+    spec = importlib.util.spec_from_file_location("study", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def curves():
+    """{(factor, value, seed): [(rollouts, loss), ...]}."""
+    curves = {}
+    with (FOLDER / "study.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            what = row["factor"], row["value"], int(row["seed"])
+            curves.setdefault(what, []).append((int(row["rollouts"]), float(row["loss"])))
+    return curves
+
+
+def test_every_variant_was_run_with_every_seed_at_equal_rollouts(study, curves):
+    wanted = {(f, v, s) for f in study.STUDY for v in study.STUDY[f] for s in range(study.SEEDS)}
+    assert set(curves) == wanted
+    for (factor, value, _), points in curves.items():
+        changes = study.STUDY[factor][value]
+        spent = study.ROLLOUTS * (4 if factor == "first recipe" else 1)
+        step = spent // study.POINTS
+        population = changes.get("population", study.DEFAULT.population)
+        for number, (rollouts, loss) in enumerate(points, start=1):
+            assert abs(rollouts - number * step) < population
+            assert 0 < loss < 1
+        assert len(points) == study.POINTS
+
+
+def test_the_table_is_of_the_study_that_the_script_describes(study):
+    about = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
+    assert about["study"] == json.loads(json.dumps(study.STUDY))
+    assert about["default"] == study.dataclasses.asdict(study.DEFAULT)
+    assert about["rollouts"] == study.ROLLOUTS
+
+
+@pytest.mark.parametrize(
+    ("factor", "value"), [("default", ""), ("strategy", "OpenAI-ES, no pairs")]
+)
+def test_runs_begin_as_the_table_says(study, curves, factor, value):
+    (rollouts, loss), *_ = study.evolve_variant(study.STUDY[factor][value], seed=1, points=1)
+    assert (rollouts, pytest.approx(loss, rel=1e-3)) == curves[factor, value, 1][0]
