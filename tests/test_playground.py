@@ -255,6 +255,24 @@ def test_play_step_reset_and_cut(read, act):
     reader.wait_for_step(3)
 
 
+def test_the_pace_is_right_after_a_reset(read):
+    reader = read("#run=lizard-persistent&speed=240")
+    reader.wait_for_step(40)
+    reader.tab.evaluate(
+        """() => {
+            said = [];
+            const counter = document.querySelector(".nca-counter");
+            const hear = () => said.push(counter.textContent);
+            new MutationObserver(hear).observe(counter, { childList: true });
+        }"""
+    )
+    reader.button("Reset").click()
+    reader.tab.wait_for_function("said.filter((text) => text.includes('·')).length > 30")
+    said = reader.tab.evaluate("said")
+    start = next(i for i, text in enumerate(said) if text.startswith("Step 0"))
+    assert all(re.fullmatch(r"Step \d+( · \d+ steps/s)?", text) for text in said[start:])
+
+
 def test_saving_an_image_and_a_clip(read, act):
     reader = read("#run=lizard-regenerating&speed=120")
     reader.wait_for_step(32)
@@ -273,10 +291,10 @@ def test_saving_an_image_and_a_clip(read, act):
     reader.wait_for_status("Saved a clip.")
 
 
-def test_a_clip_outlives_a_change_of_patterns(read):
+def test_a_clip_outlives_a_double_click_and_a_change_of_patterns(read):
     reader = read("#run=lizard-regenerating&speed=120&grid=64")
     with reader.tab.expect_download() as download:
-        reader.button("Save clip").click()
+        reader.button("Save clip").evaluate("(button) => { button.click(); button.click(); }")
         reader.tab.get_by_role("radio", name="Growing, persistent, regenerating").click()
         reader.wait_for_status("Lizard, Lizard persistent, Lizard regenerating.")
     assert download.value.path().read_bytes()[:4] == bytes.fromhex("1a45dfa3")  # WebM

@@ -247,7 +247,8 @@
         pane.state = NCA.seedState(grid, grid, pane.model.channels, seeds);
       }
       this.random = NCA.makeRandom(++this.resets); // the same luck for all that stand side by side
-      this.count = this.due = 0;
+      this.count = this.due = this.pace = this.sinceCount = 0;
+      this.since = performance.now();
       this.refresh(message);
       this.schedule();
     }
@@ -418,7 +419,8 @@
     }
 
     saveClip() {
-      if (this.clip) return this.clip.stop();
+      // A double click does not end what it has begun, for that would save an empty file.
+      if (this.clip) return performance.now() > this.clip.start + 500 && this.clip.stop();
       const canvas = this.compose(make("canvas"));
       const recorder = new MediaRecorder(canvas.captureStream(30));
       recorder.ondataavailable = ({ data }) => {
@@ -428,7 +430,7 @@
         this.refresh("Saved a clip.");
       };
       const stop = () => recorder.state === "recording" && recorder.stop();
-      this.clip = { canvas, stop };
+      this.clip = { canvas, stop, start: performance.now() };
       this.clipButton.textContent = "Stop the clip";
       recorder.start();
       setTimeout(stop, 1000 * CLIP_SECONDS);
