@@ -151,6 +151,8 @@ def test_axe_finds_no_barrier(visit, page):
     tab, _ = visit
     if tab.locator(".nca-player").count():
         tab.locator(".nca-player canvas").first.wait_for()
+    # Colours fade in when the theme is set; half-way their contrast is nobody's concern.
+    tab.wait_for_function("document.getAnimations().length === 0")
     known = THEME_KNOWN | (BIBLIOGRAPHY_KNOWN if page == "book/references.html" else set())
     found = {
         rule["id"]: [node["html"][:120] for node in rule["nodes"][:3]]

@@ -185,7 +185,8 @@ def test_after_that_pause_another_pattern_grows_by_itself(read):
     reader = read("#run=heart&speed=240")
     reader.wait_for_status("the last step that training looked at")
     reader.tab.get_by_role("radio", name="Fish").click()
-    reader.wait_for_status("the last step that training looked at")
+    reader.tab.get_by_text("🐠 Fish", exact=True).and_(reader.tab.locator("figcaption")).wait_for()
+    reader.wait_for_status("the last step that training looked at")  # no longer the heart's
     assert error(reader.pixels(), load_run("fish")) < 0.03
     reader.tab.get_by_role("slider", name="Speed").fill("1")
     reader.button("Reset").click()
