@@ -232,14 +232,20 @@ def show(
     )
 
 
-def catalogue() -> list[dict]:
-    """List what the playground offers: each shipped run, then what is worth comparing.
+def shipped_records() -> list[dict]:
+    """Make the records of all shipped runs of the growing rule, by name."""
+    return [record(run) for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
+
+
+def catalogue(records: list[dict]) -> list[dict]:
+    """List what the playground offers: each run, then what is worth comparing.
+
+    Args:
+        records: from `shipped_records`.
 
     Returns:
         For each choice its label and the names of its runs.
     """
-    runs = [run for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
-    records = [record(run) for run in runs]
     choices = [{"label": f"{r['emoji']} {r['title']}", "runs": [r["name"]]} for r in records]
     return choices + [{"label": label, "runs": list(runs)} for label, runs in COMPARISONS.items()]
 
@@ -260,10 +266,12 @@ def setup(app: Any) -> dict:
     folder = Path(app.doctreedir) / "demo"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "weights").mkdir(parents=True)
-    choices = catalogue()
-    for name in {name for choice in choices for name in choice["runs"]}:
-        export(name, folder / "weights" / f"{name}.js")
-    write_atomic(folder / "catalogue.js", f"NCA.catalogue = {_json(choices)};\n".encode())
+    records = shipped_records()
+    for description in records:
+        name = description["name"]
+        write_atomic(folder / "weights" / f"{name}.js", script(description).encode())
+    choices = _json(catalogue(records))
+    write_atomic(folder / "catalogue.js", f"NCA.catalogue = {choices};\n".encode())
     for name in (SCRIPTS[0], "catalogue.js", SCRIPTS[1]):
         app.add_js_file(name, loading_method="defer")
     app.add_css_file("playground.css")
