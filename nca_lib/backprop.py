@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from nca_lib.evolution import AXIS, compile_loop, population_mesh, summarise
-from nca_lib.loss import growth_loss, mse
+from nca_lib.loss import mse
 from nca_lib.rollout import damage
 
 POOL = 256  # states in the sample pool
@@ -114,12 +114,9 @@ def make_descend(descent: Descent, task: Any) -> Callable:
     size, reach = batch // mesh.size, None if descent.pool else 0
 
     def mean_loss(params, starts, fires):
-        def one(luck):
-            return growth_loss(
-                task.merge(params), *luck, target, config.window, reach, config.overflow
-            )
-
-        losses, ends = jax.lax.map(one, (starts, fires))
+        losses, ends = jax.lax.map(
+            lambda luck: task.judge(params, *luck, reach, config.overflow), (starts, fires)
+        )
         return losses.mean(), (losses, ends)
 
     def step(state, key):

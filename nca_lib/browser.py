@@ -30,6 +30,7 @@ FORMAT = 1  # version of the records; nca.js refuses any other
 # The order of the weights in a record, each array row by row.
 ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
 DTYPES = ("float32", "float16")
+LARGE = 4_000  # weights; a rule that has more goes into the book as float16
 # Runs to be seen side by side in the playground.
 COMPARISONS = {
     "🦎 Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
@@ -83,6 +84,8 @@ def record(
     else:
         name, params = name or "own", run
     validate(config)
+    if config.cells != "smooth":
+        raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", str(name)):
         raise ValueError(f"name must be lower-case letters, digits and hyphens, got {name!r}")
     title = name.replace("-", " ").capitalize() if title is None else title
@@ -233,8 +236,11 @@ def show(
 
 
 def shipped_records() -> list[dict]:
-    """Make the records of all shipped runs of the growing rule, by name."""
-    return [record(run) for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
+    """Make the records of all shipped runs that grow a picture, by name; of large ones in half."""
+    shipped = [run for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
+    shipped = [run for run in shipped if run.config.goal == "target"]
+    kinds = ["float16" if run.info["parameters"] > LARGE else "float32" for run in shipped]
+    return [record(run, dtype=kind) for run, kind in zip(shipped, kinds, strict=True)]
 
 
 def catalogue(records: list[dict]) -> list[dict]:

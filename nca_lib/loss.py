@@ -1,5 +1,7 @@
 """What is measured, and when (chapter 3)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -46,16 +48,16 @@ def overflow_loss(state: jax.Array, limit: float = 2.0) -> jax.Array:
     return jnp.mean(jnp.square(beyond), axis=(-3, -2, -1))
 
 
-def growth_loss(
+def window_loss(
     model: NCA,
     state: jax.Array,
     fires: jax.Array,
-    target: jax.Array,
+    measure: Callable[[jax.Array], jax.Array],
     window: int,
     reach: int | None = None,
     overflow: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Grow, and average the loss over the last `window` steps (chapter 3).
+    """Grow, and average a measure over the last `window` steps (chapter 3).
 
     The steps before the window are free: the pattern may take any path, so long as it arrives
     in time and stays until the end.
@@ -64,10 +66,10 @@ def growth_loss(
         model: the cell rule.
         state: (H, W, C) float32, usually `seed_state`.
         fires: (T, ...), from `fire_schedule`.
-        target: (H, W, 4) float32 in [0, 1].
+        measure: maps a state to a float32 scalar, lower is better.
         window: number of steps measured, 1 to T.
         reach: see `nca_lib.rollout.stages`; 0 for `seed_state`.
-        overflow: weight of `overflow_loss` beside the mean squared error.
+        overflow: weight of `overflow_loss` beside the measure.
 
     Returns:
         The loss, a float32 scalar, and the last state (H, W, C).
@@ -81,8 +83,35 @@ def growth_loss(
     state = grow(model, state, fires[:start], reach)
     reach = None if reach is None else reach + start
 
-    def measure(state):
-        return mse(state, target) + (overflow * overflow_loss(state) if overflow else 0.0)
+    def penalised(state):
+        return measure(state) + (overflow * overflow_loss(state) if overflow else 0.0)
 
-    state, total = grow_and_measure(model, state, fires[start:], measure, reach)
+    state, total = grow_and_measure(model, state, fires[start:], penalised, reach)
     return total / window, state
+
+
+def growth_loss(
+    model: NCA,
+    state: jax.Array,
+    fires: jax.Array,
+    target: jax.Array,
+    window: int,
+    reach: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Grow towards a target: `window_loss` of the mean squared error (chapter 3).
+
+    Args:
+        model: the cell rule.
+        state: (H, W, C) float32, usually `seed_state`.
+        fires: (T, ...), from `fire_schedule`.
+        target: (H, W, 4) float32 in [0, 1].
+        window: number of steps measured, 1 to T.
+        reach: see `nca_lib.rollout.stages`; 0 for `seed_state`.
+
+    Returns:
+        The loss, a float32 scalar, and the last state (H, W, C).
+
+    Raises:
+        ValueError: window outside 1 to T.
+    """
+    return window_loss(model, state, fires, lambda state: mse(state, target), window, reach)

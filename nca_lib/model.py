@@ -11,6 +11,8 @@ alpha, with alpha the very last; the first C - 4 are hidden. Values are nominall
 RGBA and unbounded for the rest; nothing clips them.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,9 @@ class NCA(nnx.Module):
         alive_threshold: see `living_mask`.
         precision: of the dense layers, "float32", "tf32" or "bfloat16"; the state is always
             float32. On a CPU "tf32" is float32 (appendix A1).
+        activation: of the hidden layer.
+        settle: what becomes of a cell's numbers after each update; nothing by default. Cells that
+            do not fire pass through it as well (chapter 7).
         rngs: source of the initial weights of the hidden layer (LeCun normal).
 
     Raises:
@@ -109,6 +114,8 @@ class NCA(nnx.Module):
         step_size: float = 1.0,
         alive_threshold: float = 0.1,
         precision: str = "float32",
+        activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+        settle: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
         if channels < 4:
@@ -124,13 +131,17 @@ class NCA(nnx.Module):
         self.output = nnx.Linear(hidden, channels, kernel_init=zeros, **options)
         self.step_size = step_size
         self.alive_threshold = alive_threshold
+        self.activation = activation
+        self.settle = settle
 
     def update(self, perception: jax.Array) -> jax.Array:
         """Compute what a cell adds to itself: (..., 3C) float32 -> (..., C) float32."""
         shape = (*perception.shape[:-1], self.output.out_features)
         rows = perception.reshape(-1, perception.shape[-1])
         blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
-        update = jnp.concatenate([self.output(nnx.relu(self.hidden(block))) for block in blocks])
+        update = jnp.concatenate(
+            [self.output(self.activation(self.hidden(block))) for block in blocks]
+        )
         return self.step_size * update.astype(jnp.float32).reshape(shape)
 
     def __call__(self, state: jax.Array, fire: jax.Array) -> jax.Array:
@@ -163,6 +174,7 @@ class NCA(nnx.Module):
             update = self.update(perception.reshape(len(cells), -1)[fire])  # (N, C)
             cells = cells.at[fire].add(update, indices_are_sorted=True, unique_indices=True)
             state = cells.reshape(state.shape)
+        state = self.settle(state)
         alive &= living_mask(state, self.alive_threshold)  # alive before and after
         return jnp.where(alive, state, 0.0)
 

@@ -8,6 +8,7 @@ A run folder holds `run.json` (configuration, provenance, final losses), `histor
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -30,8 +31,9 @@ from tqdm import tqdm
 import nca_lib
 from nca_lib import checkpoint, render
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
+from nca_lib.beyond import GOALS, SURROGATES, bit
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
-from nca_lib.loss import empty_loss, growth_loss
+from nca_lib.loss import mse, window_loss
 from nca_lib.model import NCA, seed_state
 from nca_lib.rollout import MASKS, damage, fire_schedule, record
 from nca_lib.target import load_emoji
@@ -41,7 +43,7 @@ from nca_lib.target import load_emoji
 class Config:
     """Everything that decides a run's outcome. The defaults are the preset `pocket`."""
 
-    emoji: str = "🦎"
+    emoji: str = "🦎"  # the target; "" for a goal without one
     size: int = 24  # target's side in cells, without padding
     padding: int = 4  # empty cells around the target, on each side
     premultiply: bool = True  # colour weighted by alpha, so that invisible colour costs nothing
@@ -67,6 +69,9 @@ class Config:
     overflow: float = 0.0  # weight of the penalty on values outside [-2, 2]
     log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
     seed: int = 0  # of the initial weights, the noise and the fire masks
+    cells: str = "smooth"  # numbers added to numbers; "digital": bits, and a hidden layer of ifs
+    goal: str = "target"  # what is judged: likeness to the target, or "walk" or "life" (chapter 7)
+    surrogate: str = ""  # where backprop meets decisions: "straight" or "soft" (chapter 7)
 
 
 PRESETS = {
@@ -93,6 +98,20 @@ PRESETS = {
         generations=200,
         log_every=10,
     ),
+    # Cells of bits that walk to the right, and a few cells that Life makes much of (chapter 7).
+    "walk": Config(
+        emoji="",
+        goal="walk",
+        cells="digital",
+        size=56,
+        channels=12,
+        num_steps=48,
+        std=0.3,
+        generations=600,
+    ),
+    "life": Config(emoji="", goal="life", init="lizard", window=1, generations=1_500),
+    # A picture of such cells (chapter 7).
+    "bits": Config(cells="digital", channels=12, std=0.3, generations=1_000),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
     # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout
     # doubles the updates it keeps, hence the step size of 2.
@@ -115,6 +134,7 @@ PRESETS = {
     ),
 }
 
+CELLS = ("smooth", "digital")
 STRATEGIES = {"open_es": open_es, "pgpe": pgpe}
 SHIPPED = Path(__file__).parent / "data" / "runs"  # the runs that come with the package
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
@@ -161,6 +181,18 @@ def validate(config: Config) -> None:
     known = (*STRATEGIES, "backprop")
     if config.strategy not in known:
         raise ValueError(f"strategy must be one of {known}, got {config.strategy!r}")
+    hard = config.cells != "smooth" or config.goal != "target"
+    options = {"cells": CELLS, "goal": ("target", *GOALS), "surrogate": ("",)}
+    if config.strategy == "backprop" and hard:
+        options["surrogate"] = SURROGATES  # without one the gradient is zero
+    for name, choices in options.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}, got {getattr(config, name)!r}")
+    if config.goal != "target" and (config.emoji or config.age):
+        raise ValueError(
+            f"for the goal {config.goal!r} emoji must be '' and age 0, got {config.emoji!r} and "
+            f"{config.age}"
+        )
     if config.damage and not config.age:
         raise ValueError(f"damage needs starts that have grown: age is 0, damage {config.damage}")
     if config.mask == "paired" and config.size % 2:
@@ -171,10 +203,11 @@ class Task(NamedTuple):
     """What a configuration stands for: a target, a start, and a rule split into two parts."""
 
     config: Config
-    target: np.ndarray  # (H, W, 4) float32
+    target: np.ndarray  # (H, W, 4) float32, zero for a goal without a target
     start: jax.Array  # (H, W, C) float32, one living cell
     params: nnx.State  # initial weights, a pytree
     merge: Callable[[Any], NCA]  # params -> cell rule
+    surrogate: str = ""  # what stands for decisions, if anything
 
     def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Draw fire masks for a rollout, of the configured length unless told otherwise."""
@@ -190,9 +223,29 @@ class Task(NamedTuple):
             key: decides the fire masks.
             factor: grow for this many times the configured steps; the window keeps its length.
         """
-        fires = self.fires(key, factor * self.config.num_steps)
-        target = jnp.asarray(self.target)
-        return growth_loss(self.merge(params), self.start, fires, target, self.config.window, 0)[0]
+        return self.judge(params, self.start, self.fires(key, factor * self.config.num_steps), 0)[0]
+
+    def measure(self, state: jax.Array) -> jax.Array:
+        """Judge a state (H, W, C) by the configured goal: float32 scalar, lower is better."""
+        if self.config.goal == "target":
+            return mse(state, jnp.asarray(self.target))
+        return GOALS[self.config.goal](state, self.surrogate)
+
+    def judge(
+        self,
+        params: Any,
+        start: jax.Array,
+        fires: jax.Array,
+        reach: int | None = None,
+        overflow: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Grow from a start and measure; see `nca_lib.loss.window_loss`, of which it is a case."""
+        model, window = self.merge(params), self.config.window
+        return window_loss(model, start, fires, self.measure, window, reach, overflow)
+
+    def empty_loss(self) -> float:
+        """Measure a grid with nothing on it: what a dead population scores."""
+        return float(self.measure(jnp.zeros_like(self.start)))
 
     def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draw what all members of a generation share: where they start, and which cells fire.
@@ -232,35 +285,48 @@ class Task(NamedTuple):
             params: weights of one member.
             luck: from `prepare`.
         """
-        target, config = jnp.asarray(self.target), self.config
-        reach = 0 if config.age == 0 else None
-        model, window = self.merge(params), config.window
-        return growth_loss(model, *luck, target, window, reach, config.overflow)[0]
+        reach = 0 if self.config.age == 0 else None
+        return self.judge(params, *luck, reach, self.config.overflow)[0]
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state: (T + 1, H, W, C) float32."""
         return record(self.merge(params), self.start, self.fires(key, num_steps))
 
 
-def make_task(config: Config) -> Task:
+def make_task(config: Config, surrogate: str = "") -> Task:
     """Turn a configuration into arrays and a rule.
+
+    Args:
+        config: what is to run.
+        surrogate: what stands for decisions in cells and goal; by default nothing, whatever the
+            configuration has for training.
 
     Raises:
         ValueError: the configuration or the emoji is not usable.
     """
     validate(config)
-    target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
+    if config.goal == "target":
+        target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
+    else:
+        target = np.zeros((config.size + 2 * config.padding,) * 2 + (4,), np.float32)
+    rule = {}
+    if config.cells == "digital":
+        rule["activation"] = functools.partial(bit, surrogate=surrogate)
+        rule["settle"] = lambda state: bit(state - 0.5, surrogate)
     model = NCA(
         config.channels,
         config.hidden,
         step_size=config.step_size,
         alive_threshold=config.alive_threshold,
         precision=config.precision,
+        **rule,
         rngs=nnx.Rngs(config.seed),
     )
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     start = seed_state(*target.shape[:2], config.channels)
-    return Task(config, target, start, params, lambda params: nnx.merge(graph, params, rest))
+    return Task(
+        config, target, start, params, lambda params: nnx.merge(graph, params, rest), surrogate
+    )
 
 
 def initial_weights(config: Config, params: Any) -> Any:
@@ -453,7 +519,7 @@ def train(
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
-    strategy, evolve = make_trainer(task, chunk)
+    strategy, evolve = make_trainer(make_task(config, config.surrogate), chunk)
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)
@@ -476,7 +542,8 @@ def train(
 
     losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
-    dead_loss = float(empty_loss(task.target))
+    # A grid without a picture is a trap; where the goal is none, populations climb out of it.
+    dead_loss = task.empty_loss() if config.goal == "target" else math.nan
     if is_writer:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # fail now if the folder cannot be written
@@ -574,12 +641,13 @@ def write_run(
     render.save_clip(out / "growth.webp", pixels, fps=16)
     losses = make_measure(task)(params, jax.random.split(jax.random.key(FRESH), MEASURED))
     last = dict(zip(HISTORY, history[-1], strict=True))
+    rules = {"smooth": "growing", "digital": "growing, of bits and ifs"}
     description = {
-        "rule": "growing",
+        "rule": rules[task.config.cells],
         "config": dataclasses.asdict(task.config),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "loss": {"mean": float(losses.mean()), "std": float(losses.std()), "keys": MEASURED},
-        "empty_loss": float(empty_loss(task.target)),
+        "empty_loss": task.empty_loss(),
         "std": {k: float(v.mean()) for k, v in checkpoint.weights_to_arrays(std).items()},
         "rollouts": last["rollouts"],
         "seconds": last["seconds"],

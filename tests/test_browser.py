@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from py_mini_racer import JSEvalException, MiniRacer
 
-from nca_lib import browser, list_runs, load_run
+from nca_lib import browser, load_run
 from nca_lib.checkpoint import weights_to_arrays
 from nca_lib.model import living_mask, perceive, seed_state
 from nca_lib.rollout import disc, fire_schedule, record
@@ -23,6 +23,7 @@ from nca_lib.train import PRESETS, make_task
 NCA_JS = (browser.DEMO / "nca.js").read_text(encoding="utf-8")
 POCKET = PRESETS["pocket"]
 STEPS = 50
+RECORDS = {record["name"]: record for record in browser.shipped_records()}
 SIZES = (32, 24 * 32, 8, 32 * 8)  # of the pocket's weights, in the order of their names
 
 
@@ -101,7 +102,7 @@ def assert_parity(engine, model, start, fires):
     return states
 
 
-@pytest.mark.parametrize("name", list_runs())
+@pytest.mark.parametrize("name", RECORDS)
 def test_javascript_agrees_with_jax_on_every_shipped_run(engine, name):
     run = load_run(name)
     height, width, _ = run.task.start.shape
@@ -244,10 +245,12 @@ def test_float16_is_read_as_numpy_reads_it(engine):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", list_runs())
+@pytest.mark.parametrize("name", RECORDS)
 def test_files_are_small_whole_and_always_the_same(engine, tmp_path, name):
-    first = browser.export(name, tmp_path / "first.js").read_bytes()
-    assert first == browser.export(name, tmp_path / "second.js").read_bytes()
+    dtype = RECORDS[name]["dtype"]
+    first = browser.export(name, tmp_path / "first.js", dtype=dtype).read_bytes()
+    assert first == browser.export(name, tmp_path / "second.js", dtype=dtype).read_bytes()
+    assert first == browser.script(RECORDS[name]).encode()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.js", "second.js"]
     assert len(gzip.compress(first)) < 25_000
     assert first.isascii()
@@ -388,6 +391,12 @@ def test_bad_options_of_show_are_named(options, message):
         browser.show("lizard", **options)
 
 
+def test_digital_cells_are_not_for_the_demo():
+    task = make_task(PRESETS["walk"])
+    with pytest.raises(ValueError, match="smooth cells only, got 'digital'"):
+        browser.record(task.params, config=task.config)
+
+
 def test_no_text_can_end_the_script_of_a_notebook():
     page = browser.show("lizard", title="</script><b>&").data
     assert page.count("</script>") == 1 and "<b>" not in page
@@ -398,5 +407,5 @@ def test_no_text_can_end_the_script_of_a_notebook():
 
 def test_the_catalogue_names_shipped_runs_only():
     names = [choice["runs"] for choice in browser.catalogue(browser.shipped_records())]
-    assert names[: len(list_runs())] == [[name] for name in list_runs()]
-    assert {name for runs in names for name in runs} == set(list_runs())
+    assert names[: len(RECORDS)] == [[name] for name in RECORDS]
+    assert {name for runs in names for name in runs} == set(RECORDS)

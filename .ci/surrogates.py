@@ -1,0 +1,89 @@
+"""Train by gradients, with stand-ins for what has none, what chapter 7 evolves; three seeds each.
+
+    python .ci/surrogates.py [--only PRESET ...]
+
+Each run lasts as long as the shipped run of the same preset and seed, and is measured as that was,
+without stand-ins. The results go to nca_lib/data/surrogates.csv, the machine to surrogates.json
+beside it. What is there already is left alone, so it can be stopped and taken up again; delete the
+two files to begin anew.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nca_lib import runs, train
+from nca_lib.checkpoint import write_atomic
+from nca_lib.evolution import use_cores
+
+SHIPPED = {
+    "walk": "walker",
+    "life": "methuselah",
+    "bits": "digital-lizard",
+}  # and -1 and -2: seeds 0, 1 and 2
+METHODS = [("straight", 0.004), ("straight", 0.001), ("soft", 0.002)]  # Adam's step
+HEADER = ["preset", "surrogate", "learning_rate", "seed", "seconds", "loss"]
+FILE = Path(__file__).parents[1] / "nca_lib" / "data" / "surrogates.csv"
+
+
+class TimeIsUpError(Exception):
+    """Ends a training from its callback."""
+
+
+def descend(preset: str, surrogate: str, rate: float, seed: int, limit: float) -> list[tuple]:
+    """Train for `limit` seconds and return (seconds, loss) along the way."""
+    changes = {"strategy": "backprop", "surrogate": surrogate, "population": 4, "seed": seed}
+    changes |= {"learning_rate": rate, "learning_rate_end": 1.0, "log_every": 10}
+    config = dataclasses.replace(train.PRESETS[preset], generations=39_000, **changes)
+    curve = []
+
+    def watch(row):
+        curve.append((row["seconds"], row["loss"]))
+        if row["seconds"] >= limit:
+            raise TimeIsUpError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train.train(config, Path(folder) / "run", callback=watch)
+        except TimeIsUpError:
+            pass
+    return curve
+
+
+def read() -> list[list[str]]:
+    """Read the rows that are there."""
+    if not FILE.exists():
+        return []
+    return list(csv.reader(FILE.read_text(encoding="utf-8").splitlines()))[1:]
+
+
+def main() -> None:
+    """Run what is missing and write after each run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=SHIPPED, default=list(SHIPPED))
+    presets = parser.parse_args().only
+    use_cores()
+    about = {"device": train.describe_device(), "versions": train.versions()}
+    write_atomic(FILE.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
+    wanted = [(p, *method, seed) for seed in range(3) for p in presets for method in METHODS]
+    for preset, surrogate, rate, seed in tqdm(wanted):
+        name = [preset, surrogate, f"{rate:g}", str(seed)]
+        if any(row[:4] == name for row in read()):
+            continue
+        shipped = runs.load_run(SHIPPED[preset] + (f"-{seed}" if seed else ""))
+        curve = descend(preset, surrogate, rate, seed, shipped.info["seconds"])
+        rows = [*read(), *([*name, f"{time:.2f}", f"{loss:.6g}"] for time, loss in curve)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
+        write_atomic(FILE, text.getvalue().encode())
+        tqdm.write(f"{name}: best {min(loss for _, loss in curve):.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Decisions, their stand-ins, and goals, against NumPy."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nca_lib import load_run, train
+from nca_lib.beyond import (
+    LIFE_STEPS,
+    SLOPE,
+    SURROGATES,
+    bit,
+    hindmost,
+    life_step,
+    methuselah,
+    place,
+)
+from nca_lib.rollout import record
+from nca_lib.train import PRESETS, make_task
+
+
+def body_of(rows):
+    """A state (H, W, 4) whose alpha is drawn with # in lines of text."""
+    alpha = np.array([[cell == "#" for cell in row] for row in rows], np.float32)
+    return jnp.zeros((*alpha.shape, 4)).at[..., -1].set(alpha)
+
+
+def test_a_bit_is_one_where_positive_and_its_curve_is_a_sigmoid():
+    x = jnp.linspace(-2.0, 2.0, 9)
+    np.testing.assert_array_equal(bit(x), np.linspace(-2, 2, 9) > 0)
+    np.testing.assert_array_equal(bit(x, "straight"), bit(x))
+    sigmoid = 1 / (1 + np.exp(-SLOPE * np.linspace(-2, 2, 9)))
+    np.testing.assert_allclose(bit(x, "soft"), sigmoid, rtol=1e-5)
+
+
+@pytest.mark.parametrize("surrogate", ["", *SURROGATES])
+def test_only_stand_ins_have_a_slope(surrogate):
+    slope = jax.grad(lambda x: bit(x, surrogate))(0.1)
+    s = 1 / (1 + np.exp(-0.1 * SLOPE))
+    np.testing.assert_allclose(slope, SLOPE * s * (1 - s) if surrogate else 0.0, rtol=1e-5)
+
+
+def test_hindmost_counts_columns_of_the_last_cell():
+    ahead = body_of(["......", "....##", ".....#", "......"])  # the start is in column 3
+    assert hindmost(ahead) == -1
+    assert hindmost(ahead.at[3, 0, -1].set(0.6)) == 3  # one cell left behind
+    assert hindmost(ahead.at[3, 0, -1].set(0.5)) == -1  # not of the body
+    assert hindmost(jnp.zeros((4, 6, 4))) == 3  # no body: as if the last were at the left border
+    assert hindmost(ahead, "straight") == -1
+    softly = np.log(np.exp(-1) + 2 * np.exp(-2))  # one cell in the first column, two in the next
+    np.testing.assert_allclose(hindmost(ahead, "soft"), softly, atol=0.01)
+    slope = jax.grad(lambda s: hindmost(s, "soft"))(ahead)
+    assert (slope[:, :4, -1] > 0).all() and (slope[..., :-1] == 0).all()  # less there is better
+
+
+def numpy_life(grid):
+    """Conway's rules, on windows of three by three."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(grid, 1, mode="wrap"), (3, 3))
+    count = windows.sum(axis=(2, 3)) - grid
+    return ((count == 3) | ((count == 2) & (grid == 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize("surrogate", ["", "straight"])
+def test_life_equals_its_rules(surrogate):
+    grid = np.random.default_rng(0).integers(0, 2, (9, 12)).astype(np.float32)
+    for _ in range(4):
+        following = life_step(jnp.asarray(grid), surrogate)
+        np.testing.assert_array_equal(following, numpy_life(grid))
+        grid = np.asarray(following)
+    assert grid.any()
+
+
+def test_a_glider_glides():
+    glider = np.zeros((8, 8), np.float32)
+    glider[[0, 1, 2, 2, 2], [1, 2, 0, 1, 2]] = 1
+    grid = jnp.asarray(glider)
+    for _ in range(4):
+        grid = life_step(grid)
+    np.testing.assert_array_equal(grid, np.roll(glider, (1, 1), (0, 1)))
+
+
+def test_soft_life_is_near_life_and_has_a_slope():
+    grid = jnp.asarray(np.random.default_rng(1).integers(0, 2, (8, 8)), jnp.float32)
+    np.testing.assert_allclose(life_step(grid, "soft"), life_step(grid), atol=0.05)
+    for surrogate, moves in (("", False), ("straight", True), ("soft", True)):
+        slope = jax.grad(lambda g, s=surrogate: life_step(g, s).sum())(grid)
+        assert bool(jnp.any(slope != 0)) == moves
+
+
+def test_a_body_is_placed_in_the_middle():
+    grid = place(jnp.ones((2, 4)), 8)
+    assert grid.shape == (8, 8) and grid.sum() == 8 and (grid[3:5, 2:6] == 1).all()
+
+
+def test_digital_cells_hold_bits_and_decide():
+    config = dataclasses.replace(PRESETS["walk"], size=8, channels=6, hidden=5)
+    task = make_task(config)
+    keys = iter(jax.random.split(jax.random.key(0), 4))
+    params = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), task.params)
+    model = task.merge(params)
+    states = record(model, task.start, task.fires(jax.random.key(2), 8))
+    assert set(np.unique(np.asarray(states))) == {0, 1}
+    x = jax.random.normal(jax.random.key(1), (7, 18))
+    w = {k: np.asarray(v) for k, v in train.checkpoint.weights_to_arrays(params).items()}
+    units = np.asarray(x) @ w["hidden.kernel"] + w["hidden.bias"] > 0  # ifs
+    expected = units @ w["output.kernel"] + w["output.bias"]
+    np.testing.assert_allclose(model.update(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("surrogate", ["", *SURROGATES])
+def test_stand_ins_reach_cells_and_goal(surrogate):
+    task = make_task(dataclasses.replace(PRESETS["walk"], size=8, num_steps=4, window=1), surrogate)
+    noise = jax.random.normal(jax.random.key(0), task.params["output"]["kernel"].shape)
+    task.params["output"]["kernel"][...] = noise
+    loss = jax.grad(lambda params: task.loss(params, jax.random.key(1)))
+    slopes = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(loss(task.params))]
+    assert (min(slopes) > 0) if surrogate else (max(slopes) == 0)
+
+
+def test_methuselah_counts_what_life_makes_of_a_body():
+    # The R-pentomino: five cells, still busy after 128 steps.
+    body = body_of(["....", "..##", ".##.", "..#."])
+    grid, living = np.array(place(body[..., -1])), []
+    for _ in range(LIFE_STEPS):
+        grid = numpy_life(grid)
+        living.append(grid.sum())
+    expected = -np.mean(living[-LIFE_STEPS // 4 :]) / (5 + 10)
+    for surrogate in ("", "straight"):
+        np.testing.assert_allclose(methuselah(body, surrogate), expected, rtol=1e-6)
+    assert methuselah(jnp.zeros((4, 4, 4))) == 0
+
+
+def test_training_by_a_stand_in_is_measured_without_it(tmp_path):
+    small = {"size": 8, "channels": 5, "hidden": 4, "num_steps": 6, "window": 2, "generations": 2}
+    config = dataclasses.replace(PRESETS["walk"], strategy="backprop", population=2, **small)
+    config = dataclasses.replace(config, surrogate="soft", learning_rate=0.1)
+    run = load_run(train.train(config, tmp_path / "run"))
+    assert run.config == config and run.task.surrogate == ""
+    assert run.info["rule"] != "growing" and run.info["empty_loss"] == 8
+    assert set(np.unique(np.asarray(run.grow(jax.random.key(0))))) <= {0, 1}
+    measured = run.evaluate(keys=2)
+    assert (measured * 2 == np.round(measured * 2)).all()  # whole columns, over two steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": "wet"}, "cells must be one of ('smooth', 'digital'), got 'wet'"),
+        ({"goal": "run"}, "goal must be one of ('target', 'walk', 'life'), got 'run'"),
+        ({"surrogate": "soft"}, "surrogate must be one of ('',), got 'soft'"),
+        ({"strategy": "backprop"}, "surrogate must be one of ('straight', 'soft'), got ''"),
+        ({"emoji": "🦎"}, "for the goal 'walk' emoji must be '' and age 0, got '🦎' and 0"),
+        ({"age": 3}, "for the goal 'walk' emoji must be '' and age 0, got '' and 3"),
+        ({"goal": "target"}, "emoji"),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_task(dataclasses.replace(PRESETS["walk"], **changes))
