@@ -283,7 +283,8 @@ def plot_losses(
 ) -> Figure:
     """Draw loss curves, the loss on a logarithmic axis.
 
-    The figure is returned closed: it appears once, where it is the last value of a cell.
+    The figure is none of pyplot's: it appears once, where it is the last value of a cell, and may
+    be drawn in any thread.
 
     Args:
         histories: for each curve its name and its columns, as a history file has them.
@@ -301,7 +302,8 @@ def plot_losses(
     _check(histories, "histories", histories, "at least one")
     curves = {name: _curve(name, history, x, y) for name, history in histories.items()}
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots()
+        figure = Figure()
+        axes = figure.subplots()
         for name, (across, loss) in curves.items():
             axes.plot(across, loss, label=name)
         for name, value in (levels or {}).items():
@@ -310,7 +312,6 @@ def plot_losses(
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)  # room for numbers in the millions
         axes.legend()
-        plt.close(figure)
     return figure
 
 

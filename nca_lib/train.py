@@ -379,9 +379,6 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
         descent = Descent(optimizer, task.start, POOL if config.age else 0)
         return descent, make_descend(descent, task)
     strategy, chunk = make_strategy(config, task.params), plan_chunk(config, chunk)
-    if jax.process_index() == 0:
-        needed = memory_needed(config, chunk) / 1e6
-        print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
     return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare)
 
 
@@ -545,6 +542,9 @@ def train(
     # A grid without a picture is a trap; where the goal is none, populations climb out of it.
     dead_loss = task.empty_loss() if config.goal == "target" else math.nan
     if is_writer:
+        if config.strategy != "backprop":
+            needed = memory_needed(config, plan_chunk(config, chunk)) / 1e6
+            print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()  # fail now if the folder cannot be written
     done = meta["generation"]
