@@ -682,7 +682,8 @@ def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widge
 
     Args:
         configs: the sides by name, such as evolution and backprop.
-        seconds: of training for each side, to begin with; in the static book 3.
+        seconds: of training for each side, to begin with; in the static book at most 2. A side
+            that has done its generations waits for the others.
 
     Returns:
         Buttons, what each side grows, and the losses against seconds.
@@ -700,12 +701,20 @@ def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widge
     knobs = dict(seconds=_typed(ipywidgets.FloatText, float(seconds)))
     sides = {}
 
-    def work():
+    def work(limit):
+        """One piece for the side that has had the least time; whether there is more to do."""
         if not sides:
             sides.update({name: Training(config) for name, config in configs.items()})
-        side = min(sides.values(), key=lambda side: (side.seconds, side.done))
-        side.advance(PIECE / 2)
-        return side
+        if rest := unfinished(limit):
+            min(rest, key=lambda side: side.seconds).advance(PIECE / 2)
+        return bool(unfinished(limit))
+
+    def unfinished(limit):
+        return [
+            side
+            for side in sides.values()
+            if side.seconds < limit and side.done < side.config.generations
+        ]
 
     def report():
         return [
@@ -725,22 +734,22 @@ def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widge
         return _losses(histories, next(iter(sides.values())).empty, "seconds")
 
     if _is_static():
-        seconds = min(seconds, 3.0)
-        while min(side.seconds for side in sides.values()) < seconds if sides else True:
-            work()
+        seconds = min(seconds, 2.0)
+        while work(seconds):
+            pass
         return _still(grown() + losses(), {"seconds": seconds}, "06_es_vs_backprop")
 
     def begin():
         if not 0 < (limit := controls.children[0].value) < math.inf:
             raise ValueError(f"seconds must be positive, got {limit}")
-        if sides and min(side.seconds for side in sides.values()) >= limit:
-            raise ValueError(f"each side has had its {limit:g} seconds: raise them, or Reset")
+        if sides and not unfinished(limit):
+            raise ValueError("all sides have had their time: raise the seconds, or Reset")
         return not sides
 
     def piece():
-        work()
+        going_on = work(controls.children[0].value)
         show()
-        return min(side.seconds for side in sides.values()) < controls.children[0].value
+        return going_on
 
     def show(finally_=False):
         if not sides or not all(side.history for side in sides.values()):

@@ -548,7 +548,7 @@ def test_duel_gives_both_sides_the_same_time(pieces):
     assert messages(box) == "seconds must be positive, got 0.0"
     named(box, "seconds").value = 1e-9
     clicked(box, "Resume")
-    assert messages(box) == "each side has had its 1e-09 seconds: raise them, or Reset"
+    assert messages(box) == "all sides have had their time: raise the seconds, or Reset"
     clicked(box, "Reset")
     assert pictures(box) == [] and enabled(box) == {"Start"}
 
