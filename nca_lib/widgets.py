@@ -496,15 +496,15 @@ class Loop:
             ValueError: on Colab, if a loop runs.
         """
         with Loop.lock:
-            if Loop.running is not None and _is_colab():
+            if Loop.running is not None and _must_poll():
                 raise ValueError("another training runs: pause it first")
             Loop.stop_running()
             self.stopping.clear()
             Loop.running = self
-            if not _is_colab():
+            if not _must_poll():
                 self.thread = threading.Thread(target=self._run, daemon=True)
                 self.thread.start()
-        if _is_colab():
+        if _must_poll():
             with _events() as handle_one:
                 self._run(handle_one)
 
@@ -781,8 +781,11 @@ def _is_static() -> bool:
     return bool(os.environ.get("NCA_BOOK"))
 
 
-def _is_colab() -> bool:
-    return "google.colab" in sys.modules
+def _must_poll() -> bool:
+    """Whether this is Colab, with a kernel that can be asked to handle an event (ipykernel 6)."""
+    if "google.colab" not in sys.modules:
+        return False
+    return hasattr(getattr(get_ipython(), "kernel", None), "do_one_iteration")
 
 
 @contextlib.contextmanager

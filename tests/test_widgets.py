@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import os
 import re
 import subprocess
 import sys
@@ -600,6 +601,55 @@ class Kernel:
 
     def schedule_dispatch(self, handler, *request):
         self.log.append(("scheduled", request[-1]))
+
+
+def test_in_a_kernel_clicks_start_and_pause_and_cells_still_run():
+    """With ipykernel 6 it polls, as on Colab; with ipykernel 7, which cannot, it is a thread."""
+    from jupyter_client.manager import start_new_kernel
+
+    code = """if True:
+        import dataclasses, sys, types
+        from nca_lib import widgets
+        from nca_lib.train import PRESETS
+        sys.modules["google.colab"] = types.ModuleType("google.colab")
+        config = dataclasses.replace(PRESETS["smoke"], generations=1_000_000)
+        box = widgets.evolution_dashboard(config)
+        start, pause = box.children[1].children[:2]
+        print(start.model_id, pause.model_id, box.children[4].model_id)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "NCA_BOOK"}
+    manager, client = start_new_kernel(kernel_name="python3", env=environment)
+
+    def click(model):
+        content = {"comm_id": model, "data": {"method": "custom", "content": {"event": "click"}}}
+        client.shell_channel.send(client.session.msg("comm_msg", content))
+
+    def wait_for(fine):
+        while True:
+            message = client.get_iopub_msg(timeout=PATIENCE)
+            content = message["content"]
+            assert message["msg_type"] != "error", content["traceback"]
+            if fine(message, content):
+                return content
+
+    def updated(message, content):
+        return message["msg_type"] == "comm_msg" and content["comm_id"] == numbers
+
+    def said(message, content):
+        return message["msg_type"] == "stream"
+
+    try:
+        client.execute(code)
+        start, pause, numbers = wait_for(said)["text"].split()
+        click(start)
+        for _ in range(3):
+            assert "generation" in wait_for(updated)["data"]["state"]["value"]
+        click(pause)
+        client.execute("widgets.Loop.stop_running(); print(start.description, pause.disabled)")
+        assert wait_for(said)["text"] == "Resume True\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def test_on_colab_training_handles_events_between_pieces(monkeypatch, pieces):
