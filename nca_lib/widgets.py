@@ -362,7 +362,7 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
     if _is_static():
         shown = _defaults(knobs)
         clip = frames(*(shown[name] for name in ("view", "lives", "steps", "erase", "when")))
-        alt = f"{shown['lives']} lives of {shown['steps']} steps, wounded half-way"
+        alt = "{lives} lives of {steps} steps; {erase} erased at step {when}".format_map(shown)
         return _still(render.show_clip(clip[::2], alt, fps=12).data, shown, "05_visualization")
     box = _explorer(draw, "05_visualization", compiles=("lives", "steps"), **knobs)
     controls, message, _ = box.children
@@ -674,7 +674,9 @@ def evolution_dashboard(
     return box
 
 
-def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widget | HTML:
+def duel(
+    configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None, seconds: float = 30
+) -> ipywidgets.Widget | HTML:
     """Train two ways on one task, side by side and for equal time (chapter 6).
 
     They take turns: the next piece goes to the side that has had less time. Compiling does not
@@ -682,8 +684,10 @@ def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widge
 
     Args:
         configs: the sides by name, such as evolution and backprop.
-        seconds: of training for each side, to begin with; in the static book at most 2. A side
-            that has done its generations waits for the others.
+        runs: finished runs of the same task, for the static book; without them it trains there,
+            too, for at most 2 seconds.
+        seconds: of training for each side, to begin with. A side that has done its generations
+            waits for the others.
 
     Returns:
         Buttons, what each side grows, and the losses against seconds.
@@ -717,22 +721,26 @@ def duel(configs: Mapping[str, Config], seconds: float = 30) -> ipywidgets.Widge
         ]
 
     def report():
-        return [
-            f"{name}: loss {side.history[-1][3]:.4f} after {side.seconds:.1f} s, "
-            f"{side.history[-1][1]:,} rollouts"
-            for name, side in sides.items()
-        ]
+        """A line for each side."""
+        rows = {name: side.history[-1] for name, side in sides.items()}
+        return [_standing(name, *row[1:4]) for name, row in rows.items()]
 
     def grown():
         """The patterns side by side, growing."""
-        frames = np.stack([side.frames() for side in sides.values()], axis=1)
-        sheet, text = render.contact_sheet(frames, len(sides), gap=4), "; ".join(report())
-        return render.show_clip(sheet, text, text, fps=12).data
+        return _race([side.frames() for side in sides.values()], report())
 
     def losses():
         histories = {name: side.columns() for name, side in sides.items()}
         return _losses(histories, next(iter(sides.values())).empty, "seconds")
 
+    if _is_static() and runs:
+        frames = [render.to_rgb(run.grow(jax.random.key(FRESH))) for run in runs.values()]
+        histories = {name: run.history for name, run in runs.items()}
+        columns = ("rollouts", "seconds", "loss")
+        lines = [_standing(n, *(h[c][-1] for c in columns)) for n, h in histories.items()]
+        empty = next(iter(runs.values())).info["empty_loss"]
+        content = _race(frames, lines) + _losses(histories, empty, "seconds", xscale="log")
+        return _still(content, {}, "06_es_vs_backprop")
     if _is_static():
         seconds = min(seconds, 2.0)
         while work(seconds):
@@ -1012,9 +1020,22 @@ def _figure(figure: Figure, alt: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
 
 
-def _losses(histories: Mapping[str, Mapping], empty: float, x: str = "rollouts") -> str:
+def _standing(name: str, rollouts: float, seconds: float, loss: float) -> str:
+    return f"{name}: loss {loss:.4f} after {seconds:.1f} s, {rollouts:,.0f} rollouts"
+
+
+def _race(clips: Sequence[np.ndarray], lines: Sequence[str]) -> str:
+    """Clips (T, H, W, 3) as one, side by side."""
+    sheet, text = render.contact_sheet(np.stack(clips, axis=1), len(clips), gap=4), "; ".join(lines)
+    return render.show_clip(sheet, text, text, fps=12, zoom=6).data
+
+
+def _losses(
+    histories: Mapping[str, Mapping], empty: float, x: str = "rollouts", xscale: str = "linear"
+) -> str:
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     figure = render.plot_losses(histories, x, levels={"empty grid": empty})
+    figure.axes[0].set(xscale=xscale)
     return _figure(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
 
 

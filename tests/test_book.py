@@ -1,6 +1,7 @@
 """The built book, as a reader opens it: from disk, in a browser, without a network."""
 
 import itertools
+import json
 import os
 import re
 from html.parser import HTMLParser
@@ -217,6 +218,17 @@ def test_every_image_has_a_text(page):
         if not (image.get("alt") or "").strip() and image.get("role") != "presentation"
     ]
     assert silent == []
+
+
+def test_widgets_are_pictures(page):
+    """A page has a picture for each widget of its notebook, and none of the widgets' scripts."""
+    text = (HTML / page).read_text(encoding="utf-8")
+    source = Path(__file__).parents[1] / Path(page).with_suffix(".ipynb")
+    cells = json.loads(source.read_text())["cells"] if source.exists() else []
+    calls = [line for cell in cells for line in cell["source"] if line.startswith("widgets.")]
+    assert text.count('<figure class="nca-still"') == len(calls)
+    for trace in ("jupyter-widgets", "vnd.jupyter.widget", "require.js", "requirejs"):
+        assert trace not in text.lower()
 
 
 def test_root_leads_to_the_front_page(chromium):

@@ -8,10 +8,16 @@ import sys
 import threading
 from pathlib import Path
 
+import ipywidgets
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        ipywidgets.version_info[0] < 8, reason="JupyterLab 4 shows the widgets of ipywidgets 8"
+    ),
+]
 
 SCREENSHOTS = Path(__file__).parents[1] / "_build" / "screenshots"  # of failures
 PATIENCE = 240_000  # milliseconds until something is deemed not to happen

@@ -687,7 +687,9 @@ def stills(run):
     yield "03_loss", widgets.loss_explorer(run, side=5)
     yield "04_es_training", widgets.evolution_dashboard(PRESETS["pocket"], run)
     yield "05_visualization", widgets.growth_player(run)
-    yield "06_es_vs_backprop", widgets.duel({"evolution": TINY, "backprop": DESCENT}, 0.1)
+    sides = {"evolution": TINY, "backprop": DESCENT}
+    yield "06_es_vs_backprop", widgets.duel(sides, seconds=0.1)
+    yield "06_es_vs_backprop", widgets.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
 
 
 @pytest.mark.parametrize("address", ["1", "https://colab.research.google.com/x/book/"])
