@@ -167,16 +167,17 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
                 "alive after:": alive_after,
             }.items()
         )
+        short = [name.replace("hidden ", "h") for name in names]
         views = np.asarray(perception[here]).reshape(-1, C)
         around = np.pad(state[..., -1], 1)[row : row + 3, column : column + 3]
         return (
             _pictures(pictures, ["before, the cell in magenta", "after the step"], 200)
             + _table(around, "1 alpha of its neighbours")
-            + _table(views, "2 see: what it perceives", names, KERNEL_NAMES)
+            + _table(views, "2 see: what it perceives", short, KERNEL_NAMES)
             + _table(hidden[here].reshape(-1, math.gcd(hidden.shape[-1], 8)), "3 think: hidden")
-            + _table(update[here][None], "4 think: update", names, ["update"])
+            + _table(update[here][None], "4 think: update", short, ["update"])
             + f"<p>{verdict}</p>"
-            + _table(np.stack([state[here], after[here]]), "5 live", names, ["before", "after"])
+            + _table(np.stack([state[here], after[here]]), "5 live", short, ["before", "after"])
         )
 
     distance = np.where(fire, np.abs(state[..., -1] - 0.5), np.inf)
@@ -1035,7 +1036,8 @@ def _losses(
 ) -> str:
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     figure = render.plot_losses(histories, x, levels={"empty grid": empty})
-    figure.axes[0].set(xscale=xscale)
+    if xscale != "linear":
+        figure.axes[0].set(xscale=xscale)
     return _figure(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
 
 
@@ -1076,6 +1078,7 @@ def _table(
             body += f'<td style="{cell};background:{fill};color:{ink}">{value:.2f}</td>'
         body += "</tr>"
     return (
-        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:.5em 0">'
-        f'<caption style="text-align:left">{title}</caption>{head}{body}</table></div>'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:.5em 0">'
+        f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{head}{body}'
+        "</table></div>"
     )
