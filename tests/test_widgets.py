@@ -26,7 +26,7 @@ from nca_lib.model import KERNELS, perceive
 from nca_lib.train import PRESETS, make_measure, make_task, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
-PATIENCE = 120  # seconds; a test that waits longer has failed
+PATIENCE = 300  # seconds; a test that waits longer has failed
 DESCENT = dataclasses.replace(TINY, strategy="backprop", population=2, learning_rate=0.01)
 
 
