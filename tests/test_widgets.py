@@ -532,7 +532,8 @@ def test_training_stops_when_the_kernel_ends():
 
 
 def test_duel_gives_both_sides_the_same_time(pieces):
-    box = widgets.duel({"evolution": TINY, "backprop": DESCENT}, seconds=1e6)
+    endless = dataclasses.replace(DESCENT, generations=LONG.generations)
+    box = widgets.duel({"evolution": LONG, "backprop": endless}, seconds=1e6)
     clicked(box, "Start")
     pieces.wait(6)
     assert len(pictures(box)) >= 2  # still pictures while it runs
