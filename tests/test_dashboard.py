@@ -15,7 +15,8 @@ import pytest
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(
-        ipywidgets.version_info[0] < 8, reason="JupyterLab 4 shows the widgets of ipywidgets 8"
+        ipywidgets.__version__.startswith("7."),
+        reason="JupyterLab 4 shows the widgets of ipywidgets 8",
     ),
 ]
 
