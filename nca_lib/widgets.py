@@ -5,60 +5,47 @@ library refuses leaves the library's message in the box. A static page has no ke
 under the environment variable NCA_BOOK, which the build of the book sets, each function returns a
 picture of itself instead. Where the variable holds the address of a folder of notebooks, the
 picture has a link to its chapter there.
+
+Knobs are described as name: (value, choice), where the choice is a range (low, high, step) to slide
+in, a list to choose from, or a type of value to type in. They are made only where a kernel answers.
 """
 
-import atexit
 import base64
 import contextlib
 import dataclasses
 import functools
 import html
 import io
+import itertools
 import math
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ipywidgets
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from IPython import get_ipython
 from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from nca_lib import render
+from nca_lib.background import PIECE, Loop, Training
 from nca_lib.evolution import check_population
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, living_mask, perceive
-from nca_lib.rollout import disc, half
+from nca_lib.rollout import disc, half, record
 from nca_lib.runs import Run
 from nca_lib.target import list_emoji, load_emoji
-from nca_lib.train import (
-    FRESH,
-    HISTORY,
-    MEASURED,
-    PRESETS,
-    Config,
-    check_alive,
-    initial_weights,
-    make_measure,
-    make_task,
-    make_trainer,
-    validate,
-    write_run,
-)
+from nca_lib.train import FRESH, HISTORY, PRESETS, Config, validate
 
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
 LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
-PIECE = 0.7  # seconds of training between two pictures
+LABELS = {"another": "or type", "std": "σ", "num_steps": "steps"}  # where names do not say it
+TURNED = ("channels", "hidden", "num_steps", "population", "std", "learning_rate", "generations")
 
 
 def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | HTML:
@@ -70,6 +57,7 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
     Returns:
         Target and channel planes, with knobs for emoji, size, padding, alpha and background.
     """
+    emoji = list_emoji() if emoji is None else emoji
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
     def draw(emoji, another, size, padding, alpha, background):
@@ -81,16 +69,10 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
         titles = [f"target {target.shape}, empty grid {empty_loss(target):.4f}", *"RGB", "alpha"]
         return _pictures([render.to_rgb(target, ground, premultiply), *planes], titles, 150)
 
-    return _explorer(
-        draw,
-        "01_dataset",
-        emoji=_choice(list_emoji() if emoji is None else emoji),
-        another=_typed(ipywidgets.Text, "", placeholder="or type any other"),
-        size=_slider(24, 8, 96),
-        padding=_slider(4, 0, 24),
-        alpha=_choice(["premultiplied", "straight"]),
-        background=_choice(grounds),
-    )
+    alphas = ["premultiplied", "straight"]
+    knobs = dict(emoji=(emoji[0], list(emoji)), another=("", str), size=(24, (8, 96, 1)))
+    knobs |= dict(padding=(4, (0, 24, 1)), alpha=(alphas[0], alphas))
+    return _explorer(draw, "01_dataset", **knobs, background=("white", list(grounds)))
 
 
 def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
@@ -119,13 +101,8 @@ def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
         pictures = _pictures([_heat(plane), _heat(seen)], titles, 200)
         return pictures + _table(weights, "the kernel (orange below zero, purple above)")
 
-    return _explorer(
-        draw,
-        "02_architecture",
-        channel=_choice(names, "alpha"),
-        kernel=_choice([*KERNEL_NAMES, "Laplacian"], "Sobel x"),
-        rotation=_slider(0, -180, 180, 15),
-    )
+    knobs = dict(channel=("alpha", names), kernel=("Sobel x", [*KERNEL_NAMES, "Laplacian"]))
+    return _explorer(draw, "02_architecture", **knobs, rotation=(0, (-180, 180, 15)))
 
 
 def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.Widget | HTML:
@@ -153,44 +130,34 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
     update = np.asarray(model.update(perception))
     added = state + fire[..., None] * update
     alive, alive_after = (living_mask(s, model.alive_threshold)[..., 0] for s in (state, added))
+    masks = {"fires": fire, "alive before": alive, "alive after": alive_after}
+    short = [name.replace("hidden ", "h") for name in names]
 
     def draw(row, column):
-        here, answer = (row, column), ("no", "yes")
+        here = row, column
         pictures = [render.to_rgb(state), render.to_rgb(after)]
         for picture in pictures:
             picture[here] = (255, 0, 255)
-        verdict = " ".join(
-            f"<b>{name}</b> {answer[int(mask[here])]}."
-            for name, mask in {
-                "fires:": fire,
-                "alive before:": alive,
-                "alive after:": alive_after,
-            }.items()
-        )
-        short = [name.replace("hidden ", "h") for name in names]
-        views = np.asarray(perception[here]).reshape(-1, C)
+        answers = [f"{name}: <b>{('no', 'yes')[int(m[here])]}</b>" for name, m in masks.items()]
         around = np.pad(state[..., -1], 1)[row : row + 3, column : column + 3]
+        views = np.asarray(perception[here]).reshape(-1, C)
         return (
             _pictures(pictures, ["before, the cell in magenta", "after the step"], 200)
             + _table(around, "1 alpha of its neighbours")
             + _table(views, "2 see: what it perceives", short, KERNEL_NAMES)
             + _table(hidden[here].reshape(-1, math.gcd(hidden.shape[-1], 8)), "3 think: hidden")
             + _table(update[here][None], "4 think: update", short, ["update"])
-            + f"<p>{verdict}</p>"
+            + f"<p>{' · '.join(answers)}</p>"
             + _table(np.stack([state[here], after[here]]), "5 live", short, ["before", "after"])
         )
 
     distance = np.where(fire, np.abs(state[..., -1] - 0.5), np.inf)
     row, column = (int(i) for i in np.unravel_index(distance.argmin(), distance.shape))
-    return _explorer(
-        draw,
-        "02_architecture",
-        row=_slider(row, 0, height - 1),
-        column=_slider(column, 0, width - 1),
-    )
+    knobs = dict(row=(row, (0, height - 1, 1)), column=(column, (0, width - 1, 1)))
+    return _explorer(draw, "02_architecture", **knobs)
 
 
-def loss_explorer(run: Run, factor: int = 4, side: int = 25) -> ipywidgets.Widget | HTML:
+def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     """Move the loss window over a rollout, and walk about in the loss landscape (chapter 3).
 
     The landscape is a plane through the weights. Upwards lies the way from the untrained weights
@@ -199,53 +166,42 @@ def loss_explorer(run: Run, factor: int = 4, side: int = 25) -> ipywidgets.Widge
 
     Args:
         run: a trained run.
-        factor: the rollout is this many times as long as training's.
         side: points along each axis of the landscape.
 
     Returns:
-        Loss curve, landscape, and the pattern that grows at one point of it, with knobs for the
-        window's width and end, the random direction (the number of a key), how far the landscape
-        reaches along it, and the point: its way, and its noise as a share of the reach.
-
-    Raises:
-        ValueError: factor or side under 1.
+        Loss curve of a rollout four times as long as training's, landscape, and the pattern that
+        grows at one point of it, with knobs for the window's width and end, the random direction
+        (the number of a key), how far the landscape reaches along it, and the point: its way, and
+        its noise as a share of the reach.
     """
-    if factor < 1 or side < 1:
-        raise ValueError(f"factor and side must be at least 1, got {factor} and {side}")
     task, T, target = run.task, run.config.num_steps, jnp.asarray(run.target)
     fires, empty = task.fires(jax.random.key(0)), float(empty_loss(target))
     (first, unravel), last = ravel_pytree(task.params), ravel_pytree(run.params)[0]
-    curve = np.asarray(mse(run.grow(jax.random.key(0), factor * T), target))
+    curve = np.asarray(mse(run.grow(jax.random.key(0), 4 * T), target))
     low, high = -0.5, 1.5  # of the way
 
-    def live(point, noise):
-        """Loss after each step (T,), the last state, and whether anything is left of it."""
-        model = task.merge(unravel(first + point[1] * (last - first) + point[0] * noise))
+    @jax.jit
+    def live(points, direction):
+        """Grow at points (N, 2): the losses (N, T), and the last states (N, H, W, C)."""
+        noise = jax.random.normal(jax.random.key(direction), first.shape)
 
-        def step(state, fire):
-            state = model(state, fire)
-            return state, mse(state, target)
+        def one(point):
+            weights = unravel(first + point[1] * (last - first) + point[0] * noise)
+            states = record(task.merge(weights), task.start, fires)
+            return mse(states[1:], target), states[-1]
 
-        state, losses = jax.lax.scan(step, task.start, fires)
-        return losses, state, jnp.any(state != 0)
+        return jax.lax.map(one, points)
 
-    live_once = jax.jit(live)
-    live_all = jax.jit(lambda points, noise: jax.lax.map(lambda p: live(p, noise)[::2], points))
-
-    def normal(number):
-        return jax.random.normal(jax.random.key(number), first.shape)
-
-    @functools.lru_cache(maxsize=8)
-    def landscape(number, reach):
-        across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
-        points = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
-        return [np.asarray(x) for x in live_all(points, normal(number))]
-
-    def fate(losses, alive):
-        """The loss over the window, and whether the pattern exploded or died."""
-        level = losses.mean(axis=-1)
+    def fate(losses, states, width):
+        """For each point the loss over the window, and whether the pattern exploded or died."""
+        level = np.asarray(losses)[:, T - width :].mean(axis=-1)
         wild = ~(level < 1)  # NaN is not below 1
-        return level, wild, ~alive & ~wild
+        return level, wild, ~wild & ~np.any(states, axis=(1, 2, 3))
+
+    @functools.lru_cache(maxsize=4)
+    def landscape(direction, reach):
+        across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
+        return live(np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2), direction)
 
     def draw(width, end, direction, reach, way, noise):
         if width > end:
@@ -257,40 +213,33 @@ def loss_explorer(run: Run, factor: int = 4, side: int = 25) -> ipywidgets.Widge
         axes.axhline(empty, color="#666666", linewidth=1.2, linestyle=":", label="empty grid")
         axes.set(xlabel="step", ylabel="mse", yscale="log")
         axes.legend()
-        losses, lives = landscape(direction, reach)
-        level, wild, dead = fate(losses[:, T - width :], lives)
+        mean = curve[end - width + 1 : end + 1].mean()
+        alt = f"Loss of one rollout of {4 * T} steps; its mean over the window is {mean:.4g}"
+
+        level, wild, dead = fate(*landscape(direction, reach), width)
         shade = np.clip((np.log10(np.maximum(level, 1e-9)) - np.log10(empty) + 1.2) / 1.6, 0, 1)
         colours = matplotlib.colormaps["viridis"](np.where(wild, 0, shade))
         pixels = np.rint(255 * colours[:, :3]).astype(np.uint8)
         pixels[wild], pixels[dead] = (213, 94, 0), (128, 128, 128)
         pixels = pixels.reshape(side, side, 3)
-        row = round((high - way) / (high - low) * (side - 1))
-        pixels[row, round((noise + 1) / 2 * (side - 1))] = 255
-        here = live_once(np.array([noise * reach, way]), normal(direction))
-        value, exploded, died = fate(here[0][-width:], here[2])
+        row, column = (high - way) / (high - low), (noise + 1) / 2
+        pixels[round(row * (side - 1)), round(column * (side - 1))] = 255
+
+        grown = live(np.array([[noise * reach, way]]), direction)
+        value, exploded, died = (x[0] for x in fate(*grown, width))
         state = "exploded" if exploded else "dead" if died else "alive"
         titles = [
             f"landscape, last {width} of {T} steps: {wild.mean():.0%} exploded, "
             f"{dead.mean():.0%} dead",
             f"at the white point: {state}, loss {value:.3g}",
         ]
-        mean = curve[end - width + 1 : end + 1].mean()
-        alt = f"Loss of one rollout of {factor * T} steps; its mean over the window is {mean:.4g}"
-        return _figure(figure, alt) + _pictures([pixels, render.to_rgb(here[1])], titles, 220)
+        pictures = _pictures([pixels, render.to_rgb(grown[1][0])], titles, 220)
+        return _figure(figure, alt) + pictures
 
-    return _explorer(
-        draw,
-        "03_loss",
-        width=_slider(run.config.window, 1, T),
-        end=_slider(T, 1, factor * T),
-        direction=_slider(2, 0, 20),
-        reach=_choice([0.03, 0.1, 0.3], 0.1),
-        way=_share(1.0, low, high),
-        noise=_share(0.0, -1.0, 1.0),
-    )
-
-
-REGIONS = ("nothing", "left half", "right half", "upper half", "lower half", "disc")
+    knobs = dict(width=(run.config.window, (1, T, 1)), end=(T, (1, 4 * T, 1)))
+    knobs |= dict(direction=(2, (0, 20, 1)), reach=(0.1, [0.03, 0.1, 0.3]))
+    knobs |= dict(way=(1.0, (low, high, 0.05)), noise=(0.0, (-1.0, 1.0, 0.05)))
+    return _explorer(draw, "03_loss", **knobs)
 
 
 def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidgets.Widget | HTML:
@@ -298,7 +247,8 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
 
     Args:
         run: a trained run.
-        path: where "Export clip" writes to, a name ending in .webp, .png or .apng.
+        path: where "Export clip" writes to, a name ending in .webp, .png or .apng. A link to
+            download the clip appears as well.
 
     Returns:
         The lives at one step, with knobs for the step, what is shown, the number of lives (each
@@ -306,8 +256,10 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
     """
     task, (height, width, channels) = run.task, run.task.start.shape
     T, hidden = run.config.num_steps, [f"hidden {i}" for i in range(channels - 4)]
-    angles = {"left half": np.pi, "right half": 0.0, "upper half": -np.pi / 2}
-    angles["lower half"] = np.pi / 2
+    angles = {"left": np.pi, "right": 0.0, "upper": -np.pi / 2, "lower": np.pi / 2}
+    regions = {f"{name} half": half(height, width, angle) for name, angle in angles.items()}
+    regions["disc"] = disc(height, width, height / 2, width / 2, min(height, width) / 5)
+    regions["nothing"] = np.zeros((height, width), bool)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def grow(lives, steps, region, when):
@@ -328,13 +280,7 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
     @functools.lru_cache(maxsize=4)
     def frames(view, lives, steps, erase, when):
         """All pixels of one setting, (steps + 1, H', W', 3)."""
-        if erase == "disc":
-            region = disc(height, width, height / 2, width / 2, min(height, width) / 5)
-        elif erase == "nothing":
-            region = jnp.zeros((height, width), bool)
-        else:
-            region = half(height, width, angles[erase])
-        states = np.asarray(grow(lives, steps, region, when)).swapaxes(0, 1)
+        states = np.asarray(grow(lives, steps, regions[erase], when)).swapaxes(0, 1)
         if view in hidden:
             values = np.nan_to_num(states[..., hidden.index(view)])
             pixels = _heat(values, max(1.0, np.abs(values[: T + 1]).max()))
@@ -343,201 +289,43 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
             pixels = render.to_rgb(states, ground, run.config.premultiply)
         return render.contact_sheet(pixels, columns=min(lives, 4))
 
-    def draw(step, view, lives, steps, erase, when):
-        if step > steps:
-            raise ValueError(f"step must be 0 to {steps} (the number of steps), got {step}")
-        title = f"step {step} of {steps}, {view}"
-        if erase != "nothing":
-            title += f", {erase} erased at step {when}"
-        sheet = frames(view, lives, steps, erase, when)[step]
-        return _pictures([sheet], [title], 220 if lives <= 4 else 440)
+    def draw(step, **setting):
+        if step > setting["steps"]:
+            raise ValueError(f"step must be 0 to {setting['steps']} (steps), got {step}")
+        title = "step {} of {steps}, {view}; {erase} erased at step {when}".format(step, **setting)
+        return _pictures([frames(**setting)[step]], [title], 220 if setting["lives"] <= 4 else 440)
 
-    knobs = dict(
-        step=_slider(T, 0, 8 * T, live=True),
-        view=_choice(["picture", "on checks", *hidden]),
-        lives=_choice([1, 2, 4, 8], 4),
-        steps=_choice([T, 2 * T, 4 * T, 8 * T], 2 * T),
-        erase=_choice(REGIONS, "lower half"),
-        when=_slider(T, 1, 8 * T),
-    )
+    setting = dict(view=("picture", ["picture", "on checks", *hidden]), lives=(4, [1, 2, 4, 8]))
+    setting |= dict(steps=(2 * T, [T, 2 * T, 4 * T, 8 * T]), erase=("lower half", list(regions)))
+    setting |= dict(when=(T, (1, 8 * T, 1)))
     if _is_static():
-        shown = _defaults(knobs)
-        clip = frames(*(shown[name] for name in ("view", "lives", "steps", "erase", "when")))
-        alt = "{lives} lives of {steps} steps; {erase} erased at step {when}".format_map(shown)
-        return _still(render.show_clip(clip[::2], alt, fps=12).data, shown, "05_visualization")
-    box = _explorer(draw, "05_visualization", compiles=("lives", "steps"), **knobs)
-    controls, message, _ = box.children
-    values = dict(zip(knobs, controls.children, strict=True))
-    play = ipywidgets.Play(min=0, max=2 * T, interval=100)
-    ipywidgets.jslink((play, "value"), (values["step"], "value"))
-    values["steps"].observe(lambda change: setattr(play, "max", change["new"]), "value")
-    export = ipywidgets.Button(description="Export clip")
+        shown = {name: value for name, (value, _) in setting.items()}
+        alt = "{lives} lives of {steps} steps; {erase} erased at step {when}".format(**shown)
+        clip = render.show_clip(frames(**shown)[::2], alt, fps=12)
+        return _still(clip.data, setting, "05_visualization")
 
-    def save(_):
-        setting = [values[name].value for name in ("view", "lives", "steps", "erase", "when")]
-        try:
-            render.save_clip(path, render.upscale(frames(*setting), 4), fps=12)
-        except (ValueError, OSError) as error:
-            message.value = _notice(error)
-        else:
-            message.value = _notice(f"Wrote {path}.")
+    def extra(knobs, message):
+        """Buttons to play and to export."""
 
-    export.on_click(save)
-    box.children = (controls, ipywidgets.HBox([play, export]), *box.children[1:])
-    return box
+        def save(_):
+            with _refusals(message):
+                clip = frames(**{name: knobs[name].value for name in setting})
+                render.save_clip(path, render.upscale(clip, 4), fps=12)
+                name, data = html.escape(Path(path).name), _base64(Path(path).read_bytes())
+                address = f"data:application/octet-stream;base64,{data}"
+                link = f'<a download="{name}" href="{address}">Download {name}</a>'
+                message.value = _notice(f"Wrote {path}.") + link
 
+        knobs["step"].continuous_update = True
+        play = ipywidgets.Play(min=0, max=2 * T, interval=100)
+        ipywidgets.jslink((play, "value"), (knobs["step"], "value"))
+        ipywidgets.dlink((knobs["steps"], "value"), (play, "max"))
+        export = ipywidgets.Button(description="Export clip")
+        export.on_click(save)
+        return [play, export]
 
-class Training:
-    """A rule in training, a piece at a time: what the dashboard and the duel drive.
-
-    It does what `nca_lib.train.train` does, with the same keys, and leaves the files to others.
-
-    Args:
-        config: what to train. `generations` counts those of `before`, too.
-        before: a training to go on from. Only its weights, its history and its count of
-            generations are taken over; the strategy begins anew around these weights.
-
-    Raises:
-        ValueError: the configuration cannot run, or has weights of another shape than `before`.
-    """
-
-    def __init__(self, config: Config, before: "Training | None" = None):
-        self.config, self.task = config, make_task(config)
-        self.done, self.seconds, self.history = 0, 0.0, []
-        keys = jax.random.split(jax.random.key(config.seed), 3)
-        self.key, self.measure_keys = keys[1], jax.random.split(keys[2], MEASURED)
-        self.weights, rest = initial_weights(config, self.task.params), config.generations
-        if before is not None:
-            self.done, self.seconds, self.history = before.done, before.seconds, before.history[:]
-            old, new = ([leaf.shape for leaf in jax.tree.leaves(w.weights)] for w in (before, self))
-            if old != new:
-                raise ValueError(f"cannot go on with weights of another shape, {new}: press Reset")
-            self.weights, rest = before.weights, config.generations - before.done
-        schedule = dataclasses.replace(config, generations=rest)  # of what is still to do
-        self.trainer, self.evolve = make_trainer(self.task._replace(config=schedule))
-        self.state = self.trainer.init(keys[0], self.weights)
-        self.measure = make_measure(self.task)
-        self.grow = jax.jit(lambda weights: self.task.frames(weights, jax.random.key(FRESH)))
-        self.empty, self.count, self.rate = float(empty_loss(self.task.target)), 0, 0.0
-
-    def advance(self, seconds: float = PIECE) -> None:
-        """Train for about so many seconds, and append a row to the history.
-
-        The first call compiles, which `self.seconds` does not count, and does one generation.
-
-        Raises:
-            RuntimeError, FloatingPointError: the population died or exploded.
-        """
-        if not self.count:
-            self.evolve(self.state, self.key, self.done, 1)  # not used
-        count = max(1, min(self.count, self.config.generations - self.done))
-        clock = time.perf_counter()
-        self.state, metrics = self.evolve(self.state, self.key, self.done, count)
-        took = time.perf_counter() - clock
-        self.done, self.seconds = self.done + count, self.seconds + took
-        self.rate = count * self.config.population / took
-        self.count = max(1, min(int(count * seconds / took), 4 * count))
-        self.weights = self.trainer.mean(self.state)
-        row = {"generation": self.done, "rollouts": self.done * self.config.population}
-        row |= {"seconds": self.seconds}
-        row |= {"loss": float(self.measure(self.weights, self.measure_keys).mean())}
-        row |= {name: metrics[name].item() for name in HISTORY[4:]}
-        self.history.append([row[name] for name in HISTORY])
-        if self.config.age == 0 or not row["loss"] < self.empty:
-            check_alive(metrics, self.config.population, self.empty, self.done)
-
-    def columns(self) -> dict[str, list]:
-        """The history as `nca_lib.render.plot_losses` takes it."""
-        return dict(zip(HISTORY, zip(*self.history, strict=True), strict=True))
-
-    def frames(self) -> np.ndarray:
-        """What the weights grow, as pixels (T + 1, H, W, 3)."""
-        return render.to_rgb(self.grow(self.weights), premultiplied=self.config.premultiply)
-
-    def save(self, out: Path) -> None:
-        """Write a run folder for `nca_lib.runs.load_run`.
-
-        Its configuration ends at the generation reached. It names no command: a training that was
-        paused and changed cannot be repeated by one.
-
-        Raises:
-            ValueError: the folder holds a run already.
-            OSError: it cannot be written.
-        """
-        if (out / "run.json").exists():
-            raise ValueError(f"{out} holds a run already; choose another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
-        write_run(out, task, self.weights, self.trainer.std(self.state), self.history, None)
-
-
-class Loop:
-    """Repeats a piece of work until it is told to stop; of all loops at most one runs.
-
-    It runs in a thread, so that the notebook stays usable. Colab has been seen to drop what threads
-    send to widgets. There it runs where it was started, in the handler of a click, and between two
-    pieces lets the kernel handle one event that waits, such as the click on "Pause".
-
-    Args:
-        work: does one piece, and says whether there is more to do.
-        ended: called at the end, with the message of the error that ended it or "".
-    """
-
-    lock = threading.Lock()  # held while one loop takes the place of another
-    running: "Loop | None" = None
-
-    def __init__(self, work: Callable[[], bool], ended: Callable[[str], None]):
-        self.work, self.ended = work, ended
-        self.stopping, self.thread = threading.Event(), None
-
-    def start(self) -> None:
-        """Start, after the loop that runs, if any, has done its piece and stopped.
-
-        Raises:
-            ValueError: on Colab, if a loop runs.
-        """
-        with Loop.lock:
-            if Loop.running is not None and _must_poll():
-                raise ValueError("another training runs: pause it first")
-            Loop.stop_running()
-            self.stopping.clear()
-            Loop.running = self
-            if not _must_poll():
-                self.thread = threading.Thread(target=self._run, daemon=True)
-                self.thread.start()
-        if _must_poll():
-            with _events() as handle_one:
-                self._run(handle_one)
-
-    def stop(self) -> None:
-        """Ask it to stop after the piece at hand; `wait` for that."""
-        self.stopping.set()
-
-    def wait(self) -> None:
-        """Wait until it has stopped."""
-        if self.thread not in (None, threading.current_thread()):
-            self.thread.join()
-
-    @staticmethod
-    def stop_running() -> None:
-        """Stop the loop that runs, if any, and wait for it."""
-        if (loop := Loop.running) is not None:
-            loop.stop()
-            loop.wait()
-
-    def _run(self, handle_one: Callable[[], None] = lambda: None) -> None:
-        message = ""
-        try:
-            while not self.stopping.is_set() and self.work():
-                handle_one()
-        except (ValueError, RuntimeError, ArithmeticError) as error:  # such as: all have died
-            message = str(error)
-        finally:
-            Loop.running = None
-            self.ended(message)
-
-
-atexit.register(Loop.stop_running)  # a kernel that ends must not leave a thread inside of XLA
+    step = (T, (0, 8 * T, 1))
+    return _explorer(draw, "05_visualization", ("lives", "steps"), extra, step=step, **setting)
 
 
 def evolution_dashboard(
@@ -553,126 +341,78 @@ def evolution_dashboard(
         folder: where "Save" begins to write to: a run folder, see `nca_lib.runs.load_run`.
 
     Returns:
-        Knobs, buttons, numbers, what the mean grows, and the loss. The gradient cosine is that of
-        an estimate from as many pairs on a slope, √(n / (n + D)); see chapters 4 and 6.
-    """
-    emoji = list(dict.fromkeys([config.emoji, *list_emoji()]))
-    whole, real = ipywidgets.IntText, ipywidgets.FloatText
-    knobs = dict(
-        emoji=_choice(emoji),
-        population=_typed(whole, config.population),
-        std=_typed(real, config.std, description="σ"),
-        learning_rate=_typed(real, config.learning_rate),
-        num_steps=_typed(whole, config.num_steps, description="steps"),
-        channels=_typed(whole, config.channels),
-        hidden=_typed(whole, config.hidden),
-        generations=_typed(whole, config.generations),
-    )
+        Knobs, buttons, numbers, what the mean grows, and the loss. The gradient cosine is not
+        measured. It is the law for n antithetic pairs and D weights on a slope, √(n / (n + D));
+        see chapters 4 and 6.
 
-    def numbers(history, config, parameters, empty, rate):
-        pairs, last = config.population // 2, dict(zip(HISTORY, history, strict=True))
-        left = (config.generations - last["generation"]) * config.population / max(rate, 1e-9)
+    Raises:
+        ValueError: the configuration does not evolve.
+    """
+    if config.strategy == "backprop":
+        raise ValueError("strategy must be one of evolution, got 'backprop'")
+    knobs = {"emoji": (config.emoji, list(dict.fromkeys([config.emoji, *list_emoji()])))}
+    for field in dataclasses.fields(config):
+        if field.name in TURNED:
+            knobs[field.name] = (getattr(config, field.name), field.type)
+    earlier, sides = {} if run is None else {"earlier run": run}, {}
+
+    def show(sides, _):
+        """Numbers, as soon as there are some, what the mean grows, and the target."""
+        (side,) = sides.values()
+        config, history = side.config, side.history
+        target = render.to_rgb(side.task.target, premultiplied=config.premultiply)
+        titles = ["what the mean grows", "target"]
+        pictures = _pictures([_frames(side)[-1], target], titles, 200)
+        if not len(history["loss"]):
+            return pictures
+        done, rollouts, seconds, loss = (history[name][-1] for name in HISTORY[:4])
+        left = (config.generations - done) * config.population * seconds / rollouts
+        share = loss / float(empty_loss(side.task.target))
+        n, D = config.population // 2, sum(leaf.size for leaf in jax.tree.leaves(side.task.params))
         return (
-            f"<p>generation {last['generation']:,.0f} of {config.generations:,} · loss "
-            f"<b>{last['loss']:.4f}</b> ({last['loss'] / empty:.0%} of an empty grid's) · "
-            f"{rate:,.0f} rollouts/s · {left // 60:.0f} min {left % 60:.0f} s left · "
-            f"gradient cosine about {math.sqrt(pairs / (pairs + parameters)):.2f}</p>"
+            f"<p>generation {done:,.0f} of {config.generations:,} · loss <b>{loss:.4f}</b> "
+            f"({share:.0%} of an empty grid's) · {rollouts / seconds:,.0f} rollouts/s · "
+            f"{left // 60:.0f} min {left % 60:.0f} s left · gradient cosine "
+            f"{math.sqrt(n / (n + D)):.2f}, estimated by the law √(n / (n + D)) for "
+            f"{n:,} pairs and {D:,} weights</p>{pictures}"
         )
 
-    def pictures(grown, target):
-        titles = ["what the mean grows", "target"]
-        return _pictures([grown, render.to_rgb(target)], titles, 200)
-
-    before = {} if run is None else {"earlier run": run.history}
     if _is_static():
-        if run is None:
-            task = make_task(config)
-            content = pictures(render.to_rgb(task.start), task.target)
-        else:
-            info, row = run.info, [run.history[name][-1] for name in HISTORY]
-            rate = info["rollouts"] / info["seconds"]
-            frame = render.to_rgb(
-                run.grow(jax.random.key(FRESH))[-1], premultiplied=run.config.premultiply
-            )
-            content = numbers(row, run.config, info["parameters"], info["empty_loss"], rate)
-            content += pictures(frame, run.target) + _losses(before, info["empty_loss"])
-        return _still(content, _defaults(knobs), "04_es_training")
-
-    training = None
+        content = "" if run is None else show(earlier, True) + _losses(earlier, "rollouts")
+        return _still(content, knobs, "04_es_training")
 
     def wanted():
-        values = {name: knob.value for name, knob in zip(knobs, controls.children, strict=True)}
-        chosen = dataclasses.replace(config, **values)
+        chosen = dataclasses.replace(config, **{name: knob.value for name, knob in made.items()})
         validate(chosen)
-        if chosen.strategy != "backprop":
-            check_population(chosen.population)
+        check_population(chosen.population)
+        for side in sides.values():
+            side.check_fits(chosen)
         return chosen
 
     def begin():
-        nonlocal training
-        chosen, old = wanted(), training
+        chosen, old = wanted(), sides.get("this run")
         if old is not None and old.done >= chosen.generations:
             raise ValueError(f"{old.done} generations are done: raise generations, or Reset")
         if old is None or chosen != old.config:
-            training = Training(chosen, old)
-            picture.value = pictures(training.frames()[-1], training.task.target)
-        return training is not old
-
-    def work():
-        training.advance()
-        show()
-        return training.done < training.config.generations
-
-    def show(finally_=False):
-        if training is not None and training.history:
-            size = sum(leaf.size for leaf in jax.tree.leaves(training.weights))
-            row, rate = training.history[-1], training.rate
-            text.value = numbers(row, training.config, size, training.empty, rate)
-            picture.value = pictures(training.frames()[-1], training.task.target)
-            draw_losses(finally_)
-
-    @_sparingly
-    def draw_losses():
-        curve.value = _losses(before | {"this run": training.columns()}, training.empty)
-
-    def reset():
-        nonlocal training
-        training = None
-        for view in (text, picture, curve):
-            view.value = ""
-
-    def save(_):
-        try:
-            training.save(Path(where.value))
-        except (ValueError, OSError) as error:
-            message.value = _notice(error)
-        else:
-            message.value = _notice(f"Saved. To read it: nca_lib.load_run({where.value!r})")
+            sides["this run"] = Training(chosen, old)
+        return math.inf
 
     def changed(_):
-        message.value = ""
-        try:
-            chosen = wanted()
-        except ValueError as error:
-            message.value = _notice(error)
-            return
-        if training is None or chosen == training.config:
-            return
-        if (chosen.channels, chosen.hidden) != (training.config.channels, training.config.hidden):
-            note = "Other channels or hidden make weights of another shape: Reset, then Start."
-        else:
-            note = "Resume will compile anew, and search on from the present mean with this."
-        message.value = _notice(note)
+        with _refusals(message):
+            if wanted() not in [side.config for side in sides.values()] and sides:
+                note = "Resume will compile anew, and search on from the present mean with this."
+                message.value = _notice(note)
 
-    controls = _controls(knobs, changed)
-    text, picture, curve, message = (ipywidgets.HTML() for _ in range(4))
-    keep = ipywidgets.Button(description="Save", disabled=True)
+    def save(_):
+        with _refusals(message):
+            sides["this run"].save(Path(where.value))
+            message.value = _notice(f"Saved. To read it: nca_lib.load_run({where.value!r})")
+
+    made, message = _make(knobs, changed), ipywidgets.HTML()
+    keep = ipywidgets.Button(description="Save")
     keep.on_click(save)
     where = ipywidgets.Text(folder, description="to folder")
-    buttons, loop = _buttons(begin, work, show, reset, message, [keep])
-    box = ipywidgets.VBox([controls, buttons, where, message, text, picture, curve])
-    box.observe(lambda _: loop.stop(), "comm")  # it changes when the box is closed
-    return box
+    return _trainer(sides, made, message, begin, show, earlier, "rollouts", [keep, where])
 
 
 def duel(
@@ -685,8 +425,7 @@ def duel(
 
     Args:
         configs: the sides by name, such as evolution and backprop.
-        runs: finished runs of the same task, for the static book; without them it trains there,
-            too, for at most 2 seconds.
+        runs: finished runs of the same task by name, which the static book shows.
         seconds: of training for each side, to begin with. A side that has done its generations
             waits for the others.
 
@@ -696,177 +435,136 @@ def duel(
     Raises:
         ValueError: a configuration cannot run, or the sides differ in what is to be grown.
     """
-    same = ("emoji", "size", "padding", "premultiply", "num_steps", "window")
     for config in configs.values():
         validate(config)
-        for name in same:
-            values = [getattr(c, name) for c in configs.values()]
-            if len(set(values)) > 1:
-                raise ValueError(f"{name} must be the same on all sides, got {values}")
-    knobs = dict(seconds=_typed(ipywidgets.FloatText, float(seconds)))
+    for name in ("emoji", "size", "padding", "premultiply", "num_steps", "window"):
+        values = [getattr(config, name) for config in configs.values()]
+        if len(set(values)) > 1:
+            raise ValueError(f"{name} must be the same on all sides, got {values}")
+
+    def show(sides, is_last):
+        """What the sides grow, next to each other: a clip of it, or the last frames."""
+        lines, clips = [], [_frames(side) for side in sides.values()]
+        for name, side in sides.items():
+            rollouts, spent, loss = (sum(side.history[x][-1:]) for x in HISTORY[1:4])
+            lines.append(f"{name}: loss {loss:.4f} after {spent:.1f} s, {rollouts:,.0f} rollouts")
+        if not is_last:
+            return _pictures([clip[-1] for clip in clips], lines, 200)
+        sheet = render.contact_sheet(np.stack(clips, axis=1), len(clips), gap=4)
+        return render.show_clip(sheet, "; ".join(lines), "; ".join(lines), fps=12, zoom=6).data
+
+    if _is_static():
+        content = show(runs, True) + _losses(runs, "seconds") if runs else ""
+        return _still(content, {}, "06_es_vs_backprop")
     sides = {}
 
-    def work(limit):
-        """One piece for the side that has had the least time; whether there is more to do."""
+    def begin():
+        if not 0 < (limit := knobs["seconds"].value) < math.inf:
+            raise ValueError(f"seconds must be positive, got {limit}")
         if not sides:
             sides.update({name: Training(config) for name, config in configs.items()})
-        if rest := unfinished(limit):
-            min(rest, key=lambda side: side.seconds).advance(PIECE / 2)
-        return bool(unfinished(limit))
+        return limit
 
-    def unfinished(limit):
-        return [
-            side
-            for side in sides.values()
-            if side.seconds < limit and side.done < side.config.generations
-        ]
+    knobs = _make({"seconds": (float(seconds), float)}, lambda _: None)
+    return _trainer(sides, knobs, ipywidgets.HTML(), begin, show, {}, "seconds")
 
-    def report():
-        """A line for each side."""
-        rows = {name: side.history[-1] for name, side in sides.items()}
-        return [_standing(name, *row[1:4]) for name, row in rows.items()]
 
-    def grown():
-        """The patterns side by side, growing."""
-        return _race([side.frames() for side in sides.values()], report())
+def _trainer(
+    sides: dict[str, Training],
+    knobs: Mapping[str, ipywidgets.Widget],
+    message: ipywidgets.HTML,
+    begin: Callable[[], float],
+    show: Callable[[Mapping[str, Training], bool], str],
+    earlier: Mapping[str, Run],
+    x: str,
+    others: Sequence[ipywidgets.Widget] = (),
+) -> ipywidgets.VBox:
+    """Put buttons in front of trainings that take turns.
 
-    def losses():
-        histories = {name: side.columns() for name, side in sides.items()}
-        return _losses(histories, next(iter(sides.values())).empty, "seconds")
+    Args:
+        sides: the trainings by name, filled by `begin`.
+        knobs: from `_make`.
+        message: where to say what is the matter.
+        begin: makes the sides, or new ones for knobs that were turned, and gives the seconds that
+            each may have in all.
+        show: (sides, whether they have ended) -> HTML, after each piece.
+        earlier: runs whose losses are drawn, too.
+        x: what the losses are drawn against.
+        others: what can be used while a training that has begun is paused.
 
-    if _is_static() and runs:
-        frames = [render.to_rgb(run.grow(jax.random.key(FRESH))) for run in runs.values()]
-        histories = {name: run.history for name, run in runs.items()}
-        columns = ("rollouts", "seconds", "loss")
-        lines = [_standing(n, *(h[c][-1] for c in columns)) for n, h in histories.items()]
-        empty = next(iter(runs.values())).info["empty_loss"]
-        content = _race(frames, lines) + _losses(histories, empty, "seconds", xscale="log")
-        return _still(content, {}, "06_es_vs_backprop")
-    if _is_static():
-        seconds = min(seconds, 2.0)
-        while work(seconds):
-            pass
-        return _still(grown() + losses(), {"seconds": seconds}, "06_es_vs_backprop")
+    Returns:
+        A box of knobs, buttons, message, picture and losses.
+    """
+    Loop.stop_running()  # it may be of this cell's last execution, and out of reach
+    compiling, pieces, limit = _notice("Compiling: some seconds."), itertools.count(), 0.0
+    picture, curve = ipywidgets.HTML(), ipywidgets.HTML()
 
-    def begin():
-        if not 0 < (limit := controls.children[0].value) < math.inf:
-            raise ValueError(f"seconds must be positive, got {limit}")
-        if sides and not unfinished(limit):
-            raise ValueError("all sides have had their time: raise the seconds, or Reset")
-        return not sides
+    def unfinished():
+        rest = [side for side in sides.values() if side.seconds < limit]
+        return [side for side in rest if side.done < side.config.generations]
 
     def piece():
-        going_on = work(controls.children[0].value)
-        show()
-        return going_on
+        min(unfinished(), key=lambda side: side.seconds).advance(PIECE / len(sides))
+        if message.value == compiling:
+            message.value = ""
+        picture.value = show(sides, False)
+        if next(pieces) % 6 == 0:  # it takes long
+            curve.value = _losses(earlier | sides, x)
+        return bool(unfinished())
 
-    def show(finally_=False):
-        if not sides or not all(side.history for side in sides.values()):
-            return
-        if finally_:
-            picture.value = grown()
-        else:
-            last = [side.frames()[-1] for side in sides.values()]
-            picture.value = _pictures(last, report(), 200)
-        draw_losses(finally_)
+    def ended(error):
+        picture.value, curve.value = show(sides, True), _losses(earlier | sides, x)
+        message.value = _notice(error) if error else ""
+        enable(running=False, begun=True)
 
-    @_sparingly
-    def draw_losses():
-        curve.value = losses()
+    def enable(running, begun):
+        start.description = "Resume" if begun else "Start"
+        start.disabled, pause.disabled = running, not running
+        for widget in (again, *others):
+            widget.disabled = running or not begun
 
-    def reset():
+    def run(_):
+        nonlocal limit
+        with _refusals(message):
+            Loop.stop_running()
+            message.value, old = compiling, dict(sides)
+            limit = begin()
+            if not unfinished():
+                raise ValueError("all sides have had their time: raise the seconds, or Reset")
+            if sides == old:
+                message.value = ""
+            enable(running=True, begun=True)
+            picture.value = show(sides, False)
+            loop.start()
+
+    def stop(_):
+        pause.disabled = True
+        loop.stop()
+
+    def forget(_):
         sides.clear()
-        picture.value = curve.value = ""
+        enable(running=False, begun=False)
+        message.value = picture.value = curve.value = ""
 
-    picture, curve, message = (ipywidgets.HTML() for _ in range(3))
-    controls = _controls(knobs, lambda _: None)
-    buttons, loop = _buttons(begin, piece, show, reset, message)
-    box = ipywidgets.VBox([controls, buttons, message, picture, curve])
+    loop = Loop(piece, ended)
+    names = {"Start": run, "Pause": stop, "Reset": forget}
+    start, pause, again = buttons = [ipywidgets.Button(description=name) for name in names]
+    for button, click in zip(buttons, names.values(), strict=True):
+        button.on_click(click)
+    enable(running=False, begun=False)
+    box = ipywidgets.VBox(
+        [_row(knobs.values()), _row([*buttons, *others]), message, picture, curve]
+    )
     box.observe(lambda _: loop.stop(), "comm")  # it changes when the box is closed
     return box
 
 
-def _is_static() -> bool:
-    return bool(os.environ.get("NCA_BOOK"))
-
-
-def _must_poll() -> bool:
-    """Whether this is Colab, with a kernel that can be asked to handle an event (ipykernel 6)."""
-    if "google.colab" not in sys.modules:
-        return False
-    return hasattr(getattr(get_ipython(), "kernel", None), "do_one_iteration")
-
-
-@contextlib.contextmanager
-def _events() -> Iterator[Callable[[], None]]:
-    """Make it possible to handle one waiting event of the kernel; cells wait until the end."""
-    kernel = get_ipython().kernel
-    parent, waiting = kernel.get_parent(), []
-    execute = kernel.shell_handlers["execute_request"]
-
-    async def wait(stream, ident, request):
-        waiting.append((stream, ident, request))
-
-    async def run(stream, ident, request):
-        kernel.set_parent(ident, request)
-        await execute(stream, ident, request)
-
-    def handle_one():
-        try:
-            kernel.do_one_iteration().send(None)  # to its end: no handler but `run` ever waits
-        except StopIteration:
-            pass
-        kernel.set_parent([], parent)  # what follows belongs to the click again
-
-    kernel.shell_handlers["execute_request"] = wait
-    try:
-        yield handle_one
-    finally:
-        kernel.shell_handlers["execute_request"] = execute
-        for request in waiting:
-            kernel.schedule_dispatch(run, *request)
-
-
-def _knob(kind: type, value: Any, **options: Any) -> Callable[..., ipywidgets.Widget]:
-    """A knob that is not made yet: a static page must not hold any."""
-    return functools.partial(kind, value=value, **options)
-
-
-def _slider(value: int, low: int, high: int, step: int = 1, live: bool = False):
-    options = dict(min=low, max=high, step=step, continuous_update=live)
-    return _knob(ipywidgets.IntSlider, value, **options)
-
-
-def _share(value: float, low: float, high: float):
-    options = dict(min=low, max=high, step=0.05, continuous_update=False)
-    return _knob(ipywidgets.FloatSlider, value, **options)
-
-
-def _choice(options: Iterable, value: Any = None):
-    options = list(options)
-    return _knob(ipywidgets.Dropdown, options[0] if value is None else value, options=options)
-
-
-def _typed(kind: type, value: Any, **options: Any):
-    return _knob(kind, value, continuous_update=False, **options)
-
-
-def _defaults(knobs: Mapping) -> dict[str, Any]:
-    return {name: knob.keywords["value"] for name, knob in knobs.items()}
-
-
-def _controls(knobs: Mapping, changed: Callable[[Any], None]) -> ipywidgets.HBox:
-    """Make the knobs, in a row that wraps."""
-    made = []
-    for name, knob in knobs.items():
-        options = {"description": name.replace("_", " "), "style": {"description_width": "auto"}}
-        made.append(knob(**options | knob.keywords))
-        made[-1].observe(changed, "value")
-    return ipywidgets.HBox(made, layout=ipywidgets.Layout(flex_flow="row wrap"))
-
-
 def _explorer(
-    draw: Callable[..., str], chapter: str, compiles: Sequence[str] = (), **knobs: Callable
+    draw: Callable[..., str],
+    chapter: str,
+    compiles: Sequence[str] = (),
+    extra: Callable | None = None,
+    **knobs: tuple,
 ) -> ipywidgets.VBox | HTML:
     """Redraw whenever a knob is turned.
 
@@ -874,132 +572,81 @@ def _explorer(
         draw: values of all knobs, by name -> HTML.
         chapter: the notebook this is for.
         compiles: knobs whose every new combination makes `draw` compile anew.
-        knobs: from `_knob`, by name.
+        extra: (knobs, message) -> further widgets, to stand below the knobs.
+        knobs: (value, choice) by name.
 
     Returns:
         A box of the knobs, the message and the picture.
     """
     if _is_static():
-        return _still(draw(**_defaults(knobs)), _defaults(knobs), chapter)
+        return _still(draw(**{k: value for k, (value, _) in knobs.items()}), knobs, chapter)
     message, picture, compiled = ipywidgets.HTML(), ipywidgets.HTML(), set()
 
     def update(_=None):
-        values = {name: knob.value for name, knob in zip(knobs, controls.children, strict=True)}
-        shape = tuple(values[name] for name in compiles)
-        setting = ", ".join(f"{name} {values[name]}" for name in compiles)
-        is_new = bool(compiled) and shape not in compiled
-        if is_new:
-            message.value = _notice(f"Compiling anew for {setting} ...")
-        try:
+        values = {name: knob.value for name, knob in made.items()}
+        shape = ", ".join(f"{name} {values[name]}" for name in compiles)
+        with _refusals(message):
+            if compiled and shape not in compiled:
+                message.value = _notice(f"Compiling anew for {shape}: a moment.")
             picture.value = draw(**values)
-        except ValueError as error:
-            message.value = _notice(error)
-        else:
             compiled.add(shape)
-            message.value = _notice(f"Compiled anew for {setting}.") if is_new else ""
 
-    controls = _controls(knobs, update)
+    made = _make(knobs, update)
+    below = extra(made, message) if extra else []
     update()
-    return ipywidgets.VBox([controls, message, picture])
+    return ipywidgets.VBox([_row(made.values()), _row(below), message, picture])
 
 
-def _buttons(
-    begin: Callable[[], bool],
-    work: Callable[[], bool],
-    show: Callable[[bool], None],
-    reset: Callable[[], None],
-    message: ipywidgets.HTML,
-    others: Sequence[ipywidgets.Button] = (),
-) -> tuple[ipywidgets.HBox, Loop]:
-    """Make the buttons that drive a training.
-
-    Args:
-        begin: gets ready, and says whether there will be a compilation.
-        work: see `Loop`.
-        show: draws everything, once the loop has ended.
-        reset: forgets the training.
-        message: where to say what is the matter.
-        others: buttons for a training that has begun and is paused.
-
-    Returns:
-        The buttons, and the loop that they drive.
-    """
-    Loop.stop_running()  # it may be of this cell's last execution, and out of reach
-    compiling = _notice("Compiling: some seconds.")
-
-    def piece():
-        going_on = work()
-        if message.value == compiling:
-            message.value = ""
-        return going_on
-
-    def ended(error):
-        show(True)
-        ready(True)
-        message.value = _notice(error) if error else ""
-
-    def ready(begun):
-        start.description = "Resume" if begun else "Start"
-        start.disabled, pause.disabled = False, True
-        for button in (again, *others):
-            button.disabled = not begun
-
-    def run(_):
-        try:
-            message.value = compiling if begin() else ""
-            start.disabled, pause.disabled = True, False
-            for button in (again, *others):
-                button.disabled = True
-            loop.start()
-        except ValueError as error:
-            ready(start.description == "Resume")
-            message.value = _notice(error)
-
-    def stop(_):
-        pause.disabled = True
-        loop.stop()
-
-    def forget(_):
-        loop.wait()
-        reset()
-        ready(False)
-        message.value = ""
-
-    loop = Loop(piece, ended)
-    start, pause, again = (ipywidgets.Button() for _ in range(3))
-    pause.description, again.description = "Pause", "Reset"
-    for button, click in ((start, run), (pause, stop), (again, forget)):
-        button.on_click(click)
-    ready(False)
-    return ipywidgets.HBox([start, pause, again, *others]), loop
+@contextlib.contextmanager
+def _refusals(message: ipywidgets.HTML) -> Iterator[None]:
+    """Empty the message area, and leave there why the library refuses something."""
+    message.value = ""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message.value = _notice(error)
 
 
-def _sparingly(draw: Callable[[], None], share: float = 0.03) -> Callable[[bool], None]:
-    """Draw only so often that it takes this share of the time, unless it is the last time."""
-    due = 0.0
+def _make(knobs: Mapping[str, tuple], changed: Callable) -> dict[str, ipywidgets.Widget]:
+    """Make the knobs, by name."""
+    fields = {int: ipywidgets.IntText, float: ipywidgets.FloatText, str: ipywidgets.Text}
+    sliders, made = {int: ipywidgets.IntSlider, float: ipywidgets.FloatSlider}, {}
+    for name, (value, choice) in knobs.items():
+        if isinstance(choice, list):
+            knob = ipywidgets.Dropdown(options=choice, value=value)
+        elif isinstance(choice, tuple):
+            options = dict(zip(("min", "max", "step"), choice, strict=True))
+            knob = sliders[type(value)](value, continuous_update=False, **options)
+        else:
+            knob = fields[choice](value, continuous_update=False)
+        knob.description, knob.style.description_width = _label(name), "auto"
+        knob.observe(changed, "value")
+        made[name] = knob
+    return made
 
-    def perhaps(finally_: bool = False) -> None:
-        nonlocal due
-        clock = time.monotonic()
-        if finally_ or clock >= due:
-            draw()
-            due = time.monotonic() + (time.monotonic() - clock) / share
 
-    return perhaps
+def _row(widgets: Iterable[ipywidgets.Widget]) -> ipywidgets.HBox:
+    return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
-def _still(content: str, values: Mapping[str, Any], chapter: str) -> HTML:
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def _is_static() -> bool:
+    return bool(os.environ.get("NCA_BOOK"))
+
+
+def _still(content: str, knobs: Mapping[str, tuple], chapter: str) -> HTML:
     """Show a widget on a static page: its picture, where its knobs stand, and where it is live."""
-    knobs = " · ".join(
-        f"{name.replace('_', ' ')} <b>{v}</b>" for name, v in values.items() if v != ""
-    )
+    values = [f"{_label(k)} <b>{value}</b>" for k, (value, _) in knobs.items() if value != ""]
     caption, address = "Live in Colab or Jupyter.", os.environ["NCA_BOOK"]
     if address.startswith("https://"):
         link = html.escape(f"{address.rstrip('/')}/{chapter}.ipynb")
         caption = f'<a class="nca-launch" href="{link}">{caption}</a>'
     style = "border:1px solid #888;border-radius:4px;padding:.75rem;margin:0 0 1rem"
     return HTML(
-        f'<figure class="nca-still" style="{style}"><p>{knobs}</p>{content}'
+        f'<figure class="nca-widget" style="{style}"><p>{" · ".join(values)}</p>{content}'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
@@ -1013,31 +660,31 @@ def _pictures(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int
     return render.show_images(pictures, titles, titles, height).data
 
 
+def _frames(side: Run | Training) -> np.ndarray:
+    """What it grows, as pixels (T + 1, H, W, 3)."""
+    return render.to_rgb(side.grow(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
 def _figure(figure: Figure, alt: str) -> str:
-    buffer = io.BytesIO()
+    buffer, style = io.BytesIO(), "max-width:100%;height:auto"
     figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    style = "max-width:100%;height:auto"
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
+    address = f"data:image/png;base64,{_base64(buffer.getvalue())}"
+    return f'<img src="{address}" alt="{html.escape(alt)}" style="{style}">'
 
 
-def _standing(name: str, rollouts: float, seconds: float, loss: float) -> str:
-    return f"{name}: loss {loss:.4f} after {seconds:.1f} s, {rollouts:,.0f} rollouts"
-
-
-def _race(clips: Sequence[np.ndarray], lines: Sequence[str]) -> str:
-    """Clips (T, H, W, 3) as one, side by side."""
-    sheet, text = render.contact_sheet(np.stack(clips, axis=1), len(clips), gap=4), "; ".join(lines)
-    return render.show_clip(sheet, text, text, fps=12, zoom=6).data
-
-
-def _losses(
-    histories: Mapping[str, Mapping], empty: float, x: str = "rollouts", xscale: str = "linear"
-) -> str:
+def _losses(sides: Mapping[str, Run | Training], x: str) -> str:
+    histories = {k: side.history for k, side in sides.items() if len(side.history["loss"])}
+    if not histories:
+        return ""
+    empty = float(empty_loss(next(iter(sides.values())).task.target))
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     figure = render.plot_losses(histories, x, levels={"empty grid": empty})
-    if xscale != "linear":
-        figure.axes[0].set(xscale=xscale)
+    if len(histories) > 1:  # of which one may be much longer than another
+        figure.axes[0].set(xscale="log")
     return _figure(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
 
 
@@ -1057,28 +704,21 @@ def _heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
 
 
 def _table(
-    values: np.ndarray,
-    title: str,
-    columns: Sequence[str] | None = None,
-    rows: Sequence[str] | None = None,
+    values: np.ndarray, title: str, columns: Sequence[str] = (), rows: Sequence[str] = ()
 ) -> str:
-    """A small matrix as a table, each number on its colour."""
+    """A small matrix as a table, each number on its colour; name its columns, or both sides."""
     cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums"
-    head = ""
-    if columns is not None:
-        names = ["", *columns] if rows is not None else columns
-        head = "<tr>" + "".join(f'<th scope="col">{name}</th>' for name in names) + "</tr>"
-    body = ""
-    limit = np.abs(values).max() or 1.0
-    for i, line in enumerate(values):
-        body += "<tr>" + (f'<th scope="row">{rows[i]}</th>' if rows is not None else "")
-        for value, colour in zip(line, _heat(line, limit), strict=True):
-            ink = "#fff" if abs(value) > 0.6 * limit else "#000"
-            fill = "#" + bytes(colour.tolist()).hex()
-            body += f'<td style="{cell};background:{fill};color:{ink}">{value:.2f}</td>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body = f"<tr><td></td>{head}</tr>" if columns else ""
+    for i, (line, colours) in enumerate(zip(values, _heat(values), strict=True)):
+        body += f'<tr><th scope="row">{rows[i]}</th>' if rows else "<tr>"
+        for value, colour in zip(line, colours.tolist(), strict=True):
+            ink = "#fff" if sum(colour) < 330 else "#000"
+            look = f"{cell};background:rgb{tuple(colour)};color:{ink}"
+            body += f'<td style="{look}">{value:.2f}</td>'
         body += "</tr>"
     return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:.5em 0">'
-        f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{head}{body}'
-        "</table></div>"
+        '<div tabindex="0" style="overflow-x:auto">'
+        '<table style="border-collapse:collapse;margin:.5em 0">'
+        f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
     )

@@ -226,7 +226,7 @@ def test_widgets_are_pictures(page):
     source = Path(__file__).parents[1] / Path(page).with_suffix(".ipynb")
     cells = json.loads(source.read_text())["cells"] if source.exists() else []
     calls = [line for cell in cells for line in cell["source"] if line.startswith("widgets.")]
-    assert text.count('<figure class="nca-still"') == len(calls)
+    assert text.count('<figure class="nca-widget"') == len(calls)
     for trace in ("jupyter-widgets", "vnd.jupyter.widget", "require.js", "requirejs"):
         assert trace not in text.lower()
 

@@ -6,6 +6,7 @@ import html
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -20,10 +21,11 @@ from IPython.display import HTML
 from PIL import Image, ImageSequence
 from test_train import TINY
 
-from nca_lib import list_emoji, load_emoji, load_run, render, widgets
+from nca_lib import background, list_emoji, load_emoji, load_run, render, widgets
+from nca_lib.background import Loop, Training
 from nca_lib.loss import mse
 from nca_lib.model import KERNELS, perceive
-from nca_lib.train import PRESETS, make_measure, make_task, train
+from nca_lib.train import PRESETS, make_measure, make_task, parse, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
 PATIENCE = 300  # seconds; a test that waits longer has failed
@@ -41,7 +43,7 @@ def live(monkeypatch):
 
     monkeypatch.setattr(ipywidgets.widgets.widget.CallbackDispatcher, "__call__", call)
     yield
-    widgets.Loop.stop_running()
+    Loop.stop_running()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def run():
 @pytest.fixture
 def pieces(monkeypatch):
     """Counts pieces of training, and how many were at work at the same time."""
-    advance, state = widgets.Training.advance, types.SimpleNamespace(count=0, at_once=0, most=0)
+    advance, state = Training.advance, types.SimpleNamespace(count=0, at_once=0, most=0)
     state.changed = threading.Condition()
 
     def counted(self, *args):
@@ -73,7 +75,7 @@ def pieces(monkeypatch):
             assert state.changed.wait_for(lambda: state.count >= goal, PATIENCE)
 
     state.wait = wait
-    monkeypatch.setattr(widgets.Training, "advance", counted)
+    monkeypatch.setattr(Training, "advance", counted)
     return state
 
 
@@ -180,10 +182,10 @@ def test_target_explorer_follows_its_knobs():
 def test_target_explorer_says_what_the_library_says():
     box = widgets.target_explorer()
     before = pictures(box)[0]
-    named(box, "another").value = "lizard"
+    named(box, "or type").value = "lizard"
     assert messages(box) == refusal(load_emoji, "lizard")
     np.testing.assert_array_equal(pictures(box)[0], before)
-    named(box, "another").value = "🍄"
+    named(box, "or type").value = "🍄"
     assert messages(box) == ""
     np.testing.assert_array_equal(pictures(box)[0][0], render.to_rgb(load_emoji("🍄", 24, 4)))
 
@@ -288,18 +290,13 @@ def test_loss_explorer_shows_life_death_and_explosion(run):
     assert "at the white point: alive" in text(box)
 
 
-def test_loss_explorer_refuses_what_it_cannot_draw(run):
-    with pytest.raises(ValueError, match="at least 1, got 0 and 25"):
-        widgets.loss_explorer(run, factor=0)
-
-
 # Chapter 5
 
 
 def test_growth_player_scrubs_and_wounds(run):
     box = widgets.growth_player(run)
     named(box, "lives").value = 1
-    assert messages(box) == "Compiled anew for lives 1, steps 64."
+    assert messages(box) == "Compiling anew for lives 1, steps 64: a moment."
     states = run.grow(jax.random.split(jax.random.key(0), 1)[0], 64)
     for step in (0, 7, 31):
         named(box, "step").value = step
@@ -321,7 +318,7 @@ def test_growth_player_scrubs_and_wounds(run):
     assert pictures(box)[0].shape == (1, 32, 4 * 34 - 2, 3)
     assert messages(box) == ""  # compiled before
     named(box, "step").value = 65
-    assert messages(box) == "step must be 0 to 64 (the number of steps), got 65"
+    assert messages(box) == "step must be 0 to 64 (steps), got 65"
 
 
 def test_growth_player_exports_what_it_shows(run, tmp_path):
@@ -330,6 +327,8 @@ def test_growth_player_exports_what_it_shows(run, tmp_path):
     named(box, "step").value = 40
     named(box, "Export clip").click()
     assert messages(box) == f"Wrote {tmp_path / 'clip.webp'}."
+    (link,) = re.findall(r'download="clip.webp" href="data:[^,]*;base64,([^"]+)"', markup(box))
+    assert base64.b64decode(link) == (tmp_path / "clip.webp").read_bytes()
     with Image.open(tmp_path / "clip.webp") as clip:
         frames = [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(clip)]
     assert len(frames) == 65
@@ -344,25 +343,50 @@ def test_growth_player_exports_what_it_shows(run, tmp_path):
 
 
 def test_training_does_what_train_does(tmp_path):
-    training = widgets.Training(TINY)
+    training = Training(TINY)
     while training.done < TINY.generations:
         training.advance(0.01)
     other = load_run(train(TINY, tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, training.weights, other.params)
-    assert training.columns()["loss"][-1] == pytest.approx(other.history["loss"][-1], rel=1e-4)
-    assert training.columns()["generation"][-1] == TINY.generations
+    assert training.history["loss"][-1] == pytest.approx(other.history["loss"][-1], rel=1e-4)
+    assert training.history["generation"][-1] == TINY.generations
 
 
 def test_training_goes_on_around_the_weights_of_another():
-    first = widgets.Training(TINY)
+    first = Training(TINY)
     first.advance()
-    second = widgets.Training(dataclasses.replace(TINY, std=0.5), first)
+    second = Training(dataclasses.replace(TINY, std=0.5), first)
     jax.tree.map(np.testing.assert_array_equal, second.weights, first.weights)
     jax.tree.map(np.testing.assert_allclose, second.trainer.mean(second.state), first.weights)
     second.advance()
-    assert second.columns()["generation"][0] == 1 and second.done == 2 and first.done == 1
-    with pytest.raises(ValueError, match="weights of another shape"):
-        widgets.Training(dataclasses.replace(TINY, hidden=16), first)
+    assert second.history["generation"][0] == 1 and second.done == 2 and first.done == 1
+    with pytest.raises(ValueError, match=r"must be \(8, 32\) to go on, got \(8, 16\)"):
+        Training(dataclasses.replace(TINY, hidden=16), first)
+
+
+def test_the_command_line_says_what_the_configuration_is():
+    for config in (*PRESETS.values(), TINY, DESCENT):
+        command = background.command_line(config, "a folder/x")
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "nca_lib.train"]
+        options, read = parse(words[3:])
+        assert (read, options.out) == (config, "a folder/x")
+    assert "--" not in background.command_line(PRESETS["pocket"], "x").partition("--out x")[2]
+
+
+def test_a_saved_run_names_the_command_that_repeats_it_if_there_is_one(tmp_path):
+    training = Training(TINY)
+    training.advance()
+    training.save(tmp_path / "early")
+    while training.done < TINY.generations:
+        training.advance(0.01)
+    training.save(tmp_path / "whole")
+    longer = Training(dataclasses.replace(TINY, generations=31), training)
+    longer.advance()
+    longer.save(tmp_path / "changed")
+    commands = {path.name: load_run(path).info["command"] for path in tmp_path.iterdir()}
+    assert commands.pop("whole") == background.command_line(TINY, tmp_path / "whole")
+    assert commands == {"early": None, "changed": None}
 
 
 # Chapter 4
@@ -377,10 +401,10 @@ def clicked(box, *descriptions):
 
 def paused(box):
     """Click on "Pause" and wait until training has stopped."""
-    loop = widgets.Loop.running
+    loop = Loop.running
     clicked(box, "Pause")
     loop.thread.join(PATIENCE)
-    assert not loop.thread.is_alive() and widgets.Loop.running is None
+    assert not loop.thread.is_alive() and Loop.running is None
 
 
 def enabled(box):
@@ -392,10 +416,11 @@ def test_dashboard_trains_to_the_end():
     box = widgets.evolution_dashboard(TINY)
     assert enabled(box) == {"Start"}
     clicked(box, "Start")
-    widgets.Loop.running.wait()
+    Loop.running.wait()
     assert "generation 30 of 30" in text(box)
     assert re.search(r"loss\s+0\.\d+\s+\(\d+% of an empty grid's\)", text(box))
-    assert re.search(r"[\d,]+ rollouts/s · 0 min 0 s left · gradient cosine about 0.06", text(box))
+    assert re.search(r"[\d,]+ rollouts/s · 0 min 0 s left · gradient cosine 0.06, est", text(box))
+    assert "estimated by the law √(n / (n + D)) for" in text(box)
     grown, target, curve = pictures(box)
     task = make_task(TINY)
     np.testing.assert_array_equal(target[0], render.to_rgb(task.target))
@@ -404,7 +429,7 @@ def test_dashboard_trains_to_the_end():
     assert messages(box) == "30 generations are done: raise generations, or Reset"
     named(box, "generations").value = 40
     clicked(box, "Resume")
-    widgets.Loop.running.wait()
+    Loop.running.wait()
     assert "generation 40 of 40" in text(box)
 
 
@@ -443,9 +468,9 @@ def test_dashboard_pauses_changes_resumes_resets_and_saves(pieces, tmp_path):
     assert int(re.search(r"generation ([\d,]+)", text(box))[1].replace(",", "")) > reached
 
     named(box, "hidden").value = 16
-    assert "weights of another shape" in messages(box)
+    assert messages(box).startswith("channels and hidden must be")
     clicked(box, "Resume")
-    assert "weights of another shape" in messages(box)
+    assert messages(box).startswith("channels and hidden must be")
     clicked(box, "Reset")
     assert enabled(box) == {"Start"} and pictures(box) == []
     clicked(box, "Start")
@@ -471,13 +496,13 @@ def test_dashboard_says_what_the_library_says(knob, value, message):
         assert messages(box) == message
     clicked(box, "Start")
     assert messages(box) == message
-    assert enabled(box) == {"Start"} and widgets.Loop.running is None
+    assert enabled(box) == {"Start"} and Loop.running is None
 
 
 def test_dashboard_reports_a_dead_population():
     box = widgets.evolution_dashboard(dataclasses.replace(LONG, std=50.0))
     clicked(box, "Start")
-    widgets.Loop.running.wait()
+    Loop.running.wait()
     assert re.search("members (died|are not finite)", messages(box))
     assert enabled(box) == {"Resume", "Reset", "Save"}
 
@@ -486,7 +511,7 @@ def test_dashboard_draws_an_earlier_run_beside_its_own(tmp_path):
     earlier = load_run(train(TINY, tmp_path / "run"))
     box = widgets.evolution_dashboard(TINY, earlier)
     clicked(box, "Start")
-    widgets.Loop.running.wait()
+    Loop.running.wait()
     assert "earlier run ends at" in markup(box) and "this run ends at" in markup(box)
 
 
@@ -498,7 +523,7 @@ def test_never_two_at_once(pieces):
     assert enabled(first) == {"Resume", "Reset", "Save"}
     pieces.wait(2)
     assert enabled(second) == {"Pause"}
-    loop = widgets.Loop.running
+    loop = Loop.running
     third = widgets.duel({"evolution": LONG, "backprop": DESCENT})  # making one stops the other
     assert not loop.thread.is_alive() and enabled(second) == {"Resume", "Reset", "Save"}
     assert enabled(third) == {"Start"} and pieces.most == 1
@@ -508,7 +533,7 @@ def test_training_stops_when_the_widget_is_closed(pieces):
     box = widgets.evolution_dashboard(LONG)
     clicked(box, "Start")
     pieces.wait(1)
-    loop = widgets.Loop.running
+    loop = Loop.running
     assert loop.thread.daemon
     box.close()
     loop.thread.join(PATIENCE)
@@ -561,12 +586,11 @@ def test_the_next_piece_goes_to_the_side_that_had_less_time(monkeypatch):
     def advance(self, seconds):
         self.seconds += lengths[self.config.strategy]
         given.append(self.config.strategy)
-        self.history.append([1, 2, self.seconds, 0.5, 0.5, 0.5, 0.5, 0])
 
-    monkeypatch.setattr(widgets.Training, "advance", advance)
+    monkeypatch.setattr(Training, "advance", advance)
     box = widgets.duel({"evolution": TINY, "backprop": DESCENT}, seconds=6)
     clicked(box, "Start")
-    widgets.Loop.running.wait()
+    Loop.running.wait()
     assert given.count("open_es") == 2 and given.count("backprop") == 6
 
 
@@ -611,12 +635,13 @@ def test_in_a_kernel_clicks_start_and_pause_and_cells_still_run():
     code = """if True:
         import dataclasses, sys, types
         from nca_lib import widgets
+        from nca_lib.background import Loop
         from nca_lib.train import PRESETS
         sys.modules["google.colab"] = types.ModuleType("google.colab")
         config = dataclasses.replace(PRESETS["smoke"], generations=1_000_000)
         box = widgets.evolution_dashboard(config)
         start, pause = box.children[1].children[:2]
-        print(start.model_id, pause.model_id, box.children[4].model_id)
+        print(start.model_id, pause.model_id, box.children[3].model_id)
     """
     environment = {name: value for name, value in os.environ.items() if name != "NCA_BOOK"}
     manager, client = start_new_kernel(kernel_name="python3", env=environment)
@@ -634,7 +659,8 @@ def test_in_a_kernel_clicks_start_and_pause_and_cells_still_run():
                 return content
 
     def updated(message, content):
-        return message["msg_type"] == "comm_msg" and content["comm_id"] == numbers
+        is_own = message["msg_type"] == "comm_msg" and content["comm_id"] == numbers
+        return is_own and "generation" in content["data"]["state"]["value"]
 
     def said(message, content):
         return message["msg_type"] == "stream"
@@ -644,9 +670,9 @@ def test_in_a_kernel_clicks_start_and_pause_and_cells_still_run():
         start, pause, numbers = wait_for(said)["text"].split()
         click(start)
         for _ in range(3):
-            assert "generation" in wait_for(updated)["data"]["state"]["value"]
+            wait_for(updated)
         click(pause)
-        client.execute("widgets.Loop.stop_running(); print(start.description, pause.disabled)")
+        client.execute("Loop.stop_running(); print(start.description, pause.disabled)")
         assert wait_for(said)["text"] == "Resume True\n"
     finally:
         client.stop_channels()
@@ -664,7 +690,7 @@ def test_on_colab_training_handles_events_between_pieces(monkeypatch, pieces):
         assert enabled(box) == {"Pause"} and threading.active_count() == before
 
     kernel = Kernel([nothing, cell, lambda: clicked(other, "Start"), lambda: clicked(box, "Pause")])
-    monkeypatch.setattr(widgets, "get_ipython", lambda: types.SimpleNamespace(kernel=kernel))
+    monkeypatch.setattr(background, "get_ipython", lambda: types.SimpleNamespace(kernel=kernel))
     before = threading.active_count()
     clicked(box, "Start")  # returns when "Pause" has been clicked
     assert kernel.events == [] and pieces.count == 4
@@ -689,7 +715,6 @@ def stills(run):
     yield "04_es_training", widgets.evolution_dashboard(PRESETS["pocket"], run)
     yield "05_visualization", widgets.growth_player(run)
     sides = {"evolution": TINY, "backprop": DESCENT}
-    yield "06_es_vs_backprop", widgets.duel(sides, seconds=0.1)
     yield "06_es_vs_backprop", widgets.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
 
 
@@ -713,6 +738,7 @@ def test_the_static_book_holds_pictures_and_no_widget(address, run, monkeypatch)
         assert links == ([] if address == "1" else [f"{address}{chapter}.ipynb"])
 
 
-def test_a_dashboard_without_a_run_has_a_still_as_well(monkeypatch):
+def test_without_a_run_a_still_shows_the_knobs(monkeypatch):
     monkeypatch.setenv("NCA_BOOK", "1")
-    assert pictures(widgets.evolution_dashboard(TINY))
+    assert "σ <b>" in widgets.evolution_dashboard(TINY).data
+    assert "Live in" in widgets.duel({"evolution": TINY, "backprop": DESCENT}).data

@@ -1,0 +1,239 @@
+"""A training that a notebook drives: piece by piece, in the background, and never two at once.
+
+`nca_lib.widgets` puts knobs and buttons in front of it (chapters 4 and 6).
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import json
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from IPython import get_ipython
+
+from nca_lib import train
+from nca_lib.loss import empty_loss
+from nca_lib.train import HISTORY, Config
+
+PIECE = 0.7  # seconds of training between two pictures
+
+
+class Training:
+    """A rule in training, a piece at a time: what the dashboard and the duel drive.
+
+    It does what `nca_lib.train.train` does, with the same keys, and writes files only when asked.
+    Like `nca_lib.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
+
+    Args:
+        config: what to train. `generations` counts those of `before`, too.
+        before: a training to go on from. Only its weights, its history and its count of
+            generations are taken over; the strategy begins anew around these weights.
+
+    Raises:
+        ValueError: the configuration cannot run, or has weights of another shape than `before`.
+    """
+
+    def __init__(self, config: Config, before: "Training | None" = None):
+        self.config, self.task, self.changed = config, train.make_task(config), before is not None
+        self.weights = train.initial_weights(config, self.task.params)
+        self.done, self.seconds, self.history = 0, 0.0, {name: [] for name in HISTORY}
+        if before is not None:
+            before.check_fits(config)
+            self.weights, self.done, self.seconds = before.weights, before.done, before.seconds
+            self.history = {name: column[:] for name, column in before.history.items()}
+        rest = dataclasses.replace(config, generations=config.generations - self.done)
+        self.trainer, self.evolve = train.make_trainer(self.task._replace(config=rest))
+        key, self.key, key_measure = jax.random.split(jax.random.key(config.seed), 3)
+        self.state, self.count = self.trainer.init(key, self.weights), 0
+        self.measure, self.frames = train.make_measure(self.task), jax.jit(self.task.frames)
+        self.measure_keys = jax.random.split(key_measure, train.MEASURED)
+
+    def check_fits(self, config: Config) -> None:
+        """Refuse a configuration whose weights have another shape.
+
+        Raises:
+            ValueError: it has other channels, or another hidden width.
+        """
+        old, new = ((c.channels, c.hidden) for c in (self.config, config))
+        if old != new:
+            raise ValueError(f"channels and hidden must be {old} to go on, got {new}: press Reset")
+
+    def advance(self, seconds: float = PIECE) -> None:
+        """Train for about so many seconds, and append a row to the history.
+
+        The first call compiles, which `self.seconds` does not count, and does one generation.
+
+        Raises:
+            RuntimeError, FloatingPointError: the population died or exploded.
+        """
+        if not self.count:
+            self.evolve(self.state, self.key, self.done, 1)  # not used
+        count = max(1, min(self.count, self.config.generations - self.done))
+        clock = time.perf_counter()
+        self.state, metrics = self.evolve(self.state, self.key, self.done, count)
+        took = time.perf_counter() - clock
+        self.count = max(1, min(int(count * seconds / took), 4 * count))
+        self.done, self.seconds = self.done + count, self.seconds + took
+        self.weights = self.trainer.mean(self.state)
+        loss = float(self.measure(self.weights, self.measure_keys).mean())
+        rollouts = sum(self.history["rollouts"][-1:]) + count * self.config.population
+        row = {"generation": self.done, "rollouts": rollouts, "seconds": self.seconds, "loss": loss}
+        for name, column in self.history.items():
+            column.append(row[name] if name in row else metrics[name].item())
+        empty = float(empty_loss(self.task.target))
+        if self.config.age == 0 or not loss < empty:
+            train.check_alive(metrics, self.config.population, empty, self.done)
+
+    def grow(self, key: jax.Array) -> jax.Array:
+        """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
+        return self.frames(self.weights, key)
+
+    def save(self, out: Path) -> None:
+        """Write a run folder for `nca_lib.runs.load_run`.
+
+        Its configuration ends at the generation reached. It names the command that repeats it if
+        there is one: none repeats a training that was changed on its way, nor one that ends before
+        its learning rate has fallen as planned.
+
+        Raises:
+            ValueError: the folder holds a run already.
+            OSError: it cannot be written.
+        """
+        if (out / "run.json").exists():
+            raise ValueError(f"{out} holds a run already; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        is_plain = not self.changed and self.done == self.config.generations
+        command = command_line(self.config, out) if is_plain else None
+        task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
+        std, rows = self.trainer.std(self.state), list(zip(*self.history.values(), strict=True))
+        train.write_run(out, task, self.weights, std, rows, command)
+
+
+def command_line(config: Config, out: Path) -> str:
+    """What to type to train a configuration into a folder.
+
+    Example:
+        >>> command_line(Config(std=0.05), Path("my-run"))
+        'python -m nca_lib.train --preset pocket --out my-run --std 0.05'
+    """
+    words = ["python", "-m", "nca_lib.train", "--preset", "pocket", "--out", str(out)]
+    for field in dataclasses.fields(config):  # whose defaults are the preset's
+        if (value := getattr(config, field.name)) != field.default:
+            text = json.dumps(value) if field.type is bool else str(value)
+            words += ["--" + field.name.replace("_", "-"), text]
+    return shlex.join(words)
+
+
+class Loop:
+    """Repeats a piece of work until it is told to stop; of all loops at most one runs.
+
+    It runs in a thread, so that the notebook stays usable. Colab has been seen to drop what threads
+    send to widgets. There it runs where it was started, in the handler of a click, and between two
+    pieces lets the kernel handle one event that waits, such as the click on "Pause".
+
+    Args:
+        work: does one piece, and says whether there is more to do.
+        ended: called at the end, with the message of the error that ended it or "".
+    """
+
+    running: "Loop | None" = None
+
+    def __init__(self, work: Callable[[], bool], ended: Callable[[str], None]):
+        self.work, self.ended = work, ended
+        self.stopping, self.thread = threading.Event(), None
+
+    def start(self) -> None:
+        """Start, after the loop that runs, if any, has done its piece and stopped.
+
+        Raises:
+            ValueError: see `stop_running`.
+        """
+        Loop.stop_running()
+        self.stopping.clear()
+        Loop.running = self
+        if _must_poll():
+            with _events() as handle_one:
+                self._run(handle_one)
+        else:
+            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread.start()
+
+    def stop(self) -> None:
+        """Ask it to stop after the piece at hand; `wait` for that."""
+        self.stopping.set()
+
+    def wait(self) -> None:
+        """Wait until it has stopped."""
+        self.thread.join()
+
+    @staticmethod
+    def stop_running() -> None:
+        """Stop the loop that runs, if any, and wait for it.
+
+        Raises:
+            ValueError: on Colab, where it cannot stop before what handles this event is done.
+        """
+        if (loop := Loop.running) is not None:
+            if loop.thread is None:
+                raise ValueError("another training runs: pause it first")
+            loop.stop()
+            loop.wait()
+
+    def _run(self, handle_one: Callable[[], None] = lambda: None) -> None:
+        message = ""
+        try:
+            while not self.stopping.is_set() and self.work():
+                handle_one()
+        except (ValueError, RuntimeError, ArithmeticError) as error:  # such as: all have died
+            message = str(error)
+        finally:
+            Loop.running = None
+            self.ended(message)
+
+
+atexit.register(Loop.stop_running)  # a kernel that ends must not leave a thread inside of XLA
+
+
+def _must_poll() -> bool:
+    """Whether this is Colab, with a kernel that can be asked to handle an event (ipykernel 6)."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return "google.colab" in sys.modules and hasattr(kernel, "do_one_iteration")
+
+
+@contextlib.contextmanager
+def _events() -> Iterator[Callable[[], None]]:
+    """Make it possible to handle one waiting event of the kernel; cells wait until the end.
+
+    The package jupyter-ui-poll does so for a cell that runs, and this for the handler of a click.
+    """
+    kernel = get_ipython().kernel
+    parent, waiting = kernel.get_parent(), []
+    execute = kernel.shell_handlers["execute_request"]
+
+    async def wait(stream, ident, request):
+        waiting.append((stream, ident, request))
+
+    async def run(stream, ident, request):
+        kernel.set_parent(ident, request)
+        await execute(stream, ident, request)
+
+    def handle_one():
+        try:
+            kernel.do_one_iteration().send(None)  # to its end: no handler but `run` ever waits
+        except StopIteration:
+            pass
+        kernel.set_parent([], parent)  # what follows belongs to the click again
+
+    kernel.shell_handlers["execute_request"] = wait
+    try:
+        yield handle_one
+    finally:
+        kernel.shell_handlers["execute_request"] = execute
+        for request in waiting:
+            kernel.schedule_dispatch(run, *request)
