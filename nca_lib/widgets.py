@@ -713,7 +713,8 @@ def _table(
     for i, (line, colours) in enumerate(zip(values, _heat(values), strict=True)):
         body += f'<tr><th scope="row">{rows[i]}</th>' if rows else "<tr>"
         for value, colour in zip(line, colours.tolist(), strict=True):
-            ink = "#fff" if sum(colour) < 330 else "#000"
+            luminance = np.dot((0.2126, 0.7152, 0.0722), np.divide(colour, 255) ** 2.2)
+            ink = "#fff" if luminance < 0.18 else "#000"  # as WCAG 2.2 measures contrast
             look = f"{cell};background:rgb{tuple(colour)};color:{ink}"
             body += f'<td style="{look}">{value:.2f}</td>'
         body += "</tr>"
