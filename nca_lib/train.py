@@ -69,7 +69,7 @@ class Config:
     overflow: float = 0.0  # weight of the penalty on values outside [-2, 2]
     log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
     seed: int = 0  # of the initial weights, the noise and the fire masks
-    cells: str = "smooth"  # numbers added to numbers; "digital": bits, and a hidden layer of ifs
+    cells: str = "smooth"  # "ifs": hidden units decide; "digital": they do, and states are bits
     goal: str = "target"  # what is judged: likeness to the target, or "walk" or "life" (chapter 7)
     surrogate: str = ""  # where backprop meets decisions: "straight" or "soft" (chapter 7)
 
@@ -110,8 +110,8 @@ PRESETS = {
         generations=600,
     ),
     "life": Config(emoji="", goal="life", init="lizard", window=1, generations=1_500),
-    # A picture of such cells (chapter 7).
-    "bits": Config(cells="digital", channels=12, std=0.3, generations=1_000),
+    # The lizard, grown by a network of ifs (chapter 7).
+    "ifs": Config(cells="ifs", std=0.01, generations=1_000),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
     # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout
     # doubles the updates it keeps, hence the step size of 2.
@@ -134,7 +134,7 @@ PRESETS = {
     ),
 }
 
-CELLS = ("smooth", "digital")
+CELLS = ("smooth", "ifs", "digital")
 STRATEGIES = {"open_es": open_es, "pgpe": pgpe}
 SHIPPED = Path(__file__).parent / "data" / "runs"  # the runs that come with the package
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
@@ -310,8 +310,9 @@ def make_task(config: Config, surrogate: str = "") -> Task:
     else:
         target = np.zeros((config.size + 2 * config.padding,) * 2 + (4,), np.float32)
     rule = {}
-    if config.cells == "digital":
+    if config.cells != "smooth":
         rule["activation"] = functools.partial(bit, surrogate=surrogate)
+    if config.cells == "digital":
         rule["settle"] = lambda state: bit(state - 0.5, surrogate)
     model = NCA(
         config.channels,
@@ -641,7 +642,7 @@ def write_run(
     render.save_clip(out / "growth.webp", pixels, fps=16)
     losses = make_measure(task)(params, jax.random.split(jax.random.key(FRESH), MEASURED))
     last = dict(zip(HISTORY, history[-1], strict=True))
-    rules = {"smooth": "growing", "digital": "growing, of bits and ifs"}
+    rules = {"smooth": "growing", "ifs": "growing, by ifs", "digital": "growing, of bits and ifs"}
     description = {
         "rule": rules[task.config.cells],
         "config": dataclasses.asdict(task.config),

@@ -149,7 +149,7 @@ def test_training_by_a_stand_in_is_measured_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cells": "wet"}, "cells must be one of ('smooth', 'digital'), got 'wet'"),
+        ({"cells": "wet"}, "cells must be one of ('smooth', 'ifs', 'digital'), got 'wet'"),
         ({"goal": "run"}, "goal must be one of ('target', 'walk', 'life'), got 'run'"),
         ({"surrogate": "soft"}, "surrogate must be one of ('',), got 'soft'"),
         ({"strategy": "backprop"}, "surrogate must be one of ('straight', 'soft'), got ''"),

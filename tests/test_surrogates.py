@@ -1,0 +1,73 @@
+"""The races of chapter 7: the table is whole, ran as long as it says, and can be made again."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nca_lib
+from nca_lib import load_run
+
+FOLDER = Path(nca_lib.__file__).parent / "data"
+SEEDS = range(3)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script that makes the table."""
+    path = Path(__file__).parents[1] / ".ci" / "surrogates.py"
+    spec = importlib.util.spec_from_file_location("surrogates", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def curves():
+    """{(preset, surrogate, step, seed): [(seconds, loss), ...]}."""
+    curves = {}
+    with (FOLDER / "surrogates.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            run = row["preset"], row["surrogate"], float(row["learning_rate"]), int(row["seed"])
+            curves.setdefault(run, []).append((float(row["seconds"]), float(row["loss"])))
+    return curves
+
+
+def evolved(script, preset, seed):
+    """The shipped run that a surrogate raced."""
+    return load_run(script.SHIPPED[preset] + (f"-{seed}" if seed else ""))
+
+
+def test_every_surrogate_had_the_time_of_the_run_it_raced(script, curves):
+    assert set(curves) == {
+        (p, *m, s) for p in script.SHIPPED for m in script.METHODS for s in SEEDS
+    }
+    for (preset, *_, seed), points in curves.items():
+        seconds, losses = np.transpose(points)
+        run = evolved(script, preset, seed)
+        assert run.config.seed == seed and run.config.strategy == "pgpe"
+        assert (np.diff(seconds) > 0).all() and np.isfinite(losses).all()
+        assert run.info["seconds"] <= seconds[-1] < 1.2 * run.info["seconds"] + 1
+
+
+@pytest.mark.parametrize("preset", ["walk", "life"])
+def test_evolution_gets_where_no_surrogate_does(script, curves, preset):
+    ours = max(evolved(script, preset, seed).info["loss"]["mean"] for seed in SEEDS)
+    theirs = min(loss for run, points in curves.items() if run[0] == preset for _, loss in points)
+    assert ours < 1.1 * theirs < 0  # the worst seed, over fresh keys, against their best moment
+
+
+@pytest.mark.parametrize("preset", ["walk", "life", "ifs"])
+def test_evolved_runs_are_cheap_and_name_their_rule(script, preset):
+    for seed in SEEDS:
+        run = evolved(script, preset, seed)
+        assert run.info["seconds"] < 30 * 60
+        assert (run.info["rule"] == "growing") == (run.config.cells == "smooth")
+        assert run.info["config"]["goal"] == {"ifs": "target"}.get(preset, preset)
+
+
+def test_a_race_begins_as_the_table_says(script, curves):
+    found = script.descend("life", "straight", 0.004, 0, limit=0.0)  # its first step alone
+    np.testing.assert_allclose(found[0][1], curves["life", "straight", 0.004, 0][0][1], rtol=1e-3)
