@@ -18,7 +18,6 @@ import jax
 from IPython import get_ipython
 
 from nca_lib import train
-from nca_lib.loss import empty_loss
 from nca_lib.train import HISTORY, Config
 
 PIECE = 0.7  # seconds of training between two pictures
@@ -86,7 +85,7 @@ class Training:
         row = {"generation": self.done, "rollouts": rollouts, "seconds": self.seconds, "loss": loss}
         for name, column in self.history.items():
             column.append(row[name] if name in row else metrics[name].item())
-        empty = float(empty_loss(self.task.target))
+        empty = self.task.empty_loss()
         if self.config.age == 0 or not loss < empty:
             train.check_alive(metrics, self.config.population, empty, self.done)
 

@@ -350,6 +350,8 @@ def evolution_dashboard(
     """
     if config.strategy == "backprop":
         raise ValueError("strategy must be one of evolution, got 'backprop'")
+    if config.goal != "target":
+        raise ValueError(f"goal must be 'target', got {config.goal!r}")
     knobs = {"emoji": (config.emoji, list(dict.fromkeys([config.emoji, *list_emoji()])))}
     for field in dataclasses.fields(config):
         if field.name in TURNED:

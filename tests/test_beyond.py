@@ -11,7 +11,7 @@ import pytest
 from nca_lib import load_run, train
 from nca_lib.beyond import (
     LIFE_STEPS,
-    SLOPE,
+    SLOPES,
     SURROGATES,
     bit,
     hindmost,
@@ -33,15 +33,16 @@ def test_a_bit_is_one_where_positive_and_its_curve_is_a_sigmoid():
     x = jnp.linspace(-2.0, 2.0, 9)
     np.testing.assert_array_equal(bit(x), np.linspace(-2, 2, 9) > 0)
     np.testing.assert_array_equal(bit(x, "straight"), bit(x))
-    sigmoid = 1 / (1 + np.exp(-SLOPE * np.linspace(-2, 2, 9)))
+    sigmoid = 1 / (1 + np.exp(-SLOPES["soft"] * np.linspace(-2, 2, 9)))
     np.testing.assert_allclose(bit(x, "soft"), sigmoid, rtol=1e-5)
 
 
 @pytest.mark.parametrize("surrogate", ["", *SURROGATES])
 def test_only_stand_ins_have_a_slope(surrogate):
     slope = jax.grad(lambda x: bit(x, surrogate))(0.1)
-    s = 1 / (1 + np.exp(-0.1 * SLOPE))
-    np.testing.assert_allclose(slope, SLOPE * s * (1 - s) if surrogate else 0.0, rtol=1e-5)
+    s = 1 / (1 + np.exp(-0.1 * SLOPES[surrogate]))
+    expected = SLOPES[surrogate] * s * (1 - s) if surrogate else 0.0
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)
 
 
 def test_hindmost_counts_columns_of_the_last_cell():

@@ -22,11 +22,17 @@ def own(tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("runs") / "own")
 
 
+def decides(run):
+    """Whether rounding can tip an if: then another machine or compiler may see another life."""
+    return run.config.cells != "smooth" or run.config.goal != "target"
+
+
 @pytest.mark.parametrize("name", list_runs())
 def test_shipped_runs_recompute_their_own_loss(name):
     run = load_run(name)
     losses = run.evaluate(keys=run.info["loss"]["keys"])
-    np.testing.assert_allclose(losses.mean(), run.info["loss"]["mean"], rtol=1e-4)
+    slack = 2 * run.info["loss"]["std"] if decides(run) else 0
+    np.testing.assert_allclose(losses.mean(), run.info["loss"]["mean"], rtol=1e-4, atol=slack)
     assert run.history["generation"][-1] == run.config.generations
     assert run.history["rollouts"][-1] == run.info["rollouts"]
     assert len(run.history["loss"]) <= 4_000
@@ -41,7 +47,8 @@ class EnoughError(Exception):
 @pytest.mark.parametrize("name", list_runs())
 def test_shipped_runs_begin_anew_as_their_history_says(name, tmp_path):
     run, rows = load_run(name), []
-    count = 16 if run.config.hidden < 100 else 1  # one of the reference takes half a minute
+    # One generation of the reference takes half a minute.
+    count = 1 if run.config.hidden >= 100 or decides(run) else 16
 
     def watch(row):
         rows.append(row)
@@ -52,7 +59,8 @@ def test_shipped_runs_begin_anew_as_their_history_says(name, tmp_path):
         train(run.config, tmp_path / "again", callback=watch)
     for column in ("loss", "fitness_mean", "fitness_best", "fitness_std"):
         found = [row[column] for row in rows]
-        np.testing.assert_allclose(found, run.history[column][:count], rtol=1e-4)
+        rtol = 0.2 if decides(run) else 1e-4
+        np.testing.assert_allclose(found, run.history[column][:count], rtol=rtol)
 
 
 def test_the_lizard_is_a_lizard():
@@ -94,7 +102,7 @@ def test_the_regenerating_lizard_grows_back(wound):
     assert after.mean() <= 0.018 and after.max() <= 0.8 * losses[:, 0].min()  # all grow back
 
 
-EMOJI = [name for name in list_runs() if load_run(name).config.emoji != "🦎"]
+EMOJI = [name for name in list_runs() if load_run(name).config.emoji not in ("", "🦎")]
 
 
 def test_five_runs_are_of_other_emoji():
