@@ -31,7 +31,7 @@ from tqdm import tqdm
 import nca_lib
 from nca_lib import checkpoint, render
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
-from nca_lib.beyond import GOALS, SURROGATES, bit
+from nca_lib.beyond import GOALS, SURROGATES, WORLD, bit
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
 from nca_lib.loss import mse, window_loss
 from nca_lib.model import NCA, seed_state
@@ -98,7 +98,7 @@ PRESETS = {
         generations=200,
         log_every=10,
     ),
-    # Cells of bits that walk to the right, and a few cells that Life makes much of (chapter 7).
+    # Cells of bits that walk to the right, and some dozen that Life makes much of (chapter 7).
     "walk": Config(
         emoji="",
         goal="walk",
@@ -192,6 +192,11 @@ def validate(config: Config) -> None:
         raise ValueError(
             f"for the goal {config.goal!r} emoji must be '' and age 0, got {config.emoji!r} and "
             f"{config.age}"
+        )
+    if config.goal == "life" and config.size + 2 * config.padding > WORLD:
+        raise ValueError(
+            f"for the goal 'life' size and padding must fit in {WORLD} cells, got {config.size} "
+            f"and 2 x {config.padding}"
         )
     if config.damage and not config.age:
         raise ValueError(f"damage needs starts that have grown: age is 0, damage {config.damage}")

@@ -157,6 +157,7 @@ def test_training_by_a_stand_in_is_measured_without_it(tmp_path):
         ({"emoji": "🦎"}, "for the goal 'walk' emoji must be '' and age 0, got '🦎' and 0"),
         ({"age": 3}, "for the goal 'walk' emoji must be '' and age 0, got '' and 3"),
         ({"goal": "target"}, "emoji"),
+        ({"goal": "life", "size": 58}, "must fit in 64 cells, got 58 and 2 x 4"),
     ],
 )
 def test_combinations_without_a_meaning_are_refused(changes, message):
