@@ -35,6 +35,11 @@ class TimeIsUpError(Exception):
     """Ends a training from its callback."""
 
 
+def evolved(preset: str, seed: int) -> runs.Run:
+    """Load the shipped run that a surrogate races."""
+    return runs.load_run(SHIPPED[preset] + (f"-{seed}" if seed else ""))
+
+
 def descend(preset: str, surrogate: str, rate: float, seed: int, limit: float) -> list[tuple]:
     """Train for `limit` seconds and return (seconds, loss) along the way."""
     changes = {"strategy": "backprop", "surrogate": surrogate, "population": 4, "seed": seed}
@@ -75,8 +80,8 @@ def main() -> None:
         name = [preset, surrogate, f"{rate:g}", str(seed)]
         if any(row[:4] == name for row in read()):
             continue
-        shipped = runs.load_run(SHIPPED[preset] + (f"-{seed}" if seed else ""))
-        curve = descend(preset, surrogate, rate, seed, shipped.info["seconds"])
+        limit = evolved(preset, seed).info["seconds"]
+        curve = descend(preset, surrogate, rate, seed, limit)
         rows = [*read(), *([*name, f"{time:.2f}", f"{loss:.6g}"] for time, loss in curve)]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])

@@ -522,7 +522,8 @@ def train(
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
-    strategy, evolve = make_trainer(make_task(config, config.surrogate), chunk)
+    trained = make_task(config, config.surrogate) if config.surrogate else task
+    strategy, evolve = make_trainer(trained, chunk)
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)

@@ -175,7 +175,7 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
         its noise as a share of the reach.
     """
     task, T, target = run.task, run.config.num_steps, jnp.asarray(run.target)
-    fires, empty = task.fires(jax.random.key(0)), float(empty_loss(target))
+    fires, empty = task.fires(jax.random.key(0)), task.empty_loss()
     (first, unravel), last = ravel_pytree(task.params), ravel_pytree(run.params)[0]
     curve = np.asarray(mse(run.grow(jax.random.key(0), 4 * T), target))
     low, high = -0.5, 1.5  # of the way
@@ -369,7 +369,7 @@ def evolution_dashboard(
             return pictures
         done, rollouts, seconds, loss = (history[name][-1] for name in HISTORY[:4])
         left = (config.generations - done) * config.population * seconds / rollouts
-        share = loss / float(empty_loss(side.task.target))
+        share = loss / side.task.empty_loss()
         n, D = config.population // 2, sum(leaf.size for leaf in jax.tree.leaves(side.task.params))
         return (
             f"<p>generation {done:,.0f} of {config.generations:,} · loss <b>{loss:.4f}</b> "
@@ -682,7 +682,7 @@ def _losses(sides: Mapping[str, Run | Training], x: str) -> str:
     histories = {k: side.history for k, side in sides.items() if len(side.history["loss"])}
     if not histories:
         return ""
-    empty = float(empty_loss(next(iter(sides.values())).task.target))
+    empty = next(iter(sides.values())).task.empty_loss()
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     figure = render.plot_losses(histories, x, levels={"empty grid": empty})
     if len(histories) > 1:  # of which one may be much longer than another

@@ -1,8 +1,10 @@
 """Settings for every test: two CPU devices, strict dtypes for our own rule, and the browser."""
 
+import importlib.util
 import os
 import shutil
 import sys
+from pathlib import Path
 
 # Notebooks run on this environment's kernel, even where another "python3" is registered.
 os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -20,6 +22,16 @@ def strict_dtypes():
     """Refuse silent promotion between dtypes; optax and evosax themselves need it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+def load_script(name: str):
+    """Import a script of the folder .ci, which is no package."""
+    spec = importlib.util.spec_from_file_location(
+        name, Path(__file__).parents[1] / ".ci" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def skip_or_fail(reason: str):

@@ -1,11 +1,11 @@
 """The recipe study of chapter 4: the table is whole, and its runs can be made again."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from conftest import load_script
 
 import nca_lib
 
@@ -15,11 +15,7 @@ FOLDER = Path(nca_lib.__file__).parent / "data"
 @pytest.fixture(scope="module")
 def study():
     """The script that makes the table."""
-    path = Path(__file__).parents[1] / ".ci" / "study.py"
-    spec = importlib.util.spec_from_file_location("study", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("study")
 
 
 @pytest.fixture(scope="module")

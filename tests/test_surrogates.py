@@ -1,14 +1,13 @@
 """The races of chapter 7: the table is whole, ran as long as it says, and can be made again."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import load_script
 
 import nca_lib
-from nca_lib import load_run
 
 FOLDER = Path(nca_lib.__file__).parent / "data"
 SEEDS = range(3)
@@ -17,11 +16,7 @@ SEEDS = range(3)
 @pytest.fixture(scope="module")
 def script():
     """The script that makes the table."""
-    path = Path(__file__).parents[1] / ".ci" / "surrogates.py"
-    spec = importlib.util.spec_from_file_location("surrogates", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("surrogates")
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +30,13 @@ def curves():
     return curves
 
 
-def evolved(script, preset, seed):
-    """The shipped run that a surrogate raced."""
-    return load_run(script.SHIPPED[preset] + (f"-{seed}" if seed else ""))
-
-
 def test_every_surrogate_had_the_time_of_the_run_it_raced(script, curves):
     assert set(curves) == {
         (p, *m, s) for p in script.SHIPPED for m in script.METHODS for s in SEEDS
     }
     for (preset, *_, seed), points in curves.items():
         seconds, losses = np.transpose(points)
-        run = evolved(script, preset, seed)
+        run = script.evolved(preset, seed)
         assert run.config.seed == seed and run.config.strategy == "pgpe"
         assert (np.diff(seconds) > 0).all() and np.isfinite(losses).all()
         assert 0.7 * run.info["seconds"] < seconds[-1] < 1.2 * run.info["seconds"] + 1
@@ -54,7 +44,7 @@ def test_every_surrogate_had_the_time_of_the_run_it_raced(script, curves):
 
 @pytest.mark.parametrize("preset", ["walk", "life"])
 def test_evolution_gets_where_no_surrogate_does(script, curves, preset):
-    ours = max(evolved(script, preset, seed).info["loss"]["mean"] for seed in SEEDS)
+    ours = max(script.evolved(preset, seed).info["loss"]["mean"] for seed in SEEDS)
     theirs = min(loss for run, points in curves.items() if run[0] == preset for _, loss in points)
     assert ours < 1.1 * theirs < 0  # the worst seed, over fresh keys, against their best moment
 
@@ -62,7 +52,7 @@ def test_evolution_gets_where_no_surrogate_does(script, curves, preset):
 @pytest.mark.parametrize("preset", ["walk", "life", "ifs"])
 def test_evolved_runs_are_cheap_and_name_their_rule(script, preset):
     for seed in SEEDS:
-        run = evolved(script, preset, seed)
+        run = script.evolved(preset, seed)
         assert run.info["seconds"] < 30 * 60
         assert (run.info["rule"] == "growing") == (run.config.cells == "smooth")
         assert run.info["config"]["goal"] == {"ifs": "target"}.get(preset, preset)
