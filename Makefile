@@ -28,7 +28,7 @@ unexport JUPYTER_PATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book runs study surrogates serve test test-lowest lint format lock clean distclean
+.PHONY: help install book runs study surrogates serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,11 +48,12 @@ install: $(INSTALLED)  ## make .venv and install everything into it
 
 # Sphinx runs again only the chapters whose own file changed: when the library, the styles or the
 # configuration are newer than the last build, every chapter has to run again.
-STALE = $(shell test -e _build/.built && find nca_lib book/_static book/references.bib _config.yml \
+STALE = $(shell test -e _build/.built && find nca_lib book/_static book/_ext book/references.bib _config.yml \
 	_toc.yml -type f ! -name '*.pyc' -newer _build/.built | head -n 1)
 
 book: $(INSTALLED)  ## run the chapters and build the book
-	NCA_BOOK=1 $(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
+	NCA_BOOK=$$($(BIN)/python book/_ext/publishing.py address) && export NCA_BOOK && \
+	$(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
 	@touch _build/.built
 	@echo "The book lies at $(CURDIR)/$(HTML)/index.html"
 
@@ -75,10 +76,37 @@ test: $(INSTALLED)  ## run the tests and every chapter
 test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.13)
 	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=.ci/lowest.txt PACKAGE=.
 
-lint: $(INSTALLED)  ## check code and notebooks, change nothing
+test-colab: $(INSTALLED)  ## run two chapters as on Colab, from the network, in an environment of their own
+	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py $(ARGS)
+
+# What workflows and releases need.
+
+colab: $(INSTALLED)  ## write what the branch `colab` holds to _build/colab
+	rm -rf _build/colab
+	$(BIN)/python book/_ext/publishing.py branch _build/colab
+
+dist: $(INSTALLED)  ## build wheel and source distribution into dist/ (TAG=v0.1.0 checks the version)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(if $(TAG),test -e dist/nca_lib-$(TAG:v%=%)-py3-none-any.whl || { echo "The tag $(TAG) is not \
+		the version of the package:" dist/*.whl >&2; exit 1; })
+
+links: $(INSTALLED)  ## try every link of the book that leads elsewhere; needs the network
+	rm -rf _build/links && mkdir -p _build/links
+	cp -R book _toc.yml _build/links && ln -s ../../nca_lib _build/links/nca_lib
+	$(BIN)/python .ci/executed_config.py _config.yml _build/links/_config.yml
+	$(BIN)/jupyter-book build _build/links --builder linkcheck $(ARGS)
+
+audit:  ## look for known vulnerabilities in the versions that CI uses; needs the network
+	test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+		.venv-audit/bin/pip install --quiet pip-audit; }
+	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement .ci/constraints.txt
+
+lint: $(INSTALLED)  ## check code, notebooks and workflows, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
+	VENV=$(VENV) .ci/lint-workflows
 
 format: $(INSTALLED)  ## put code and notebooks in shape and strip outputs
 	$(BIN)/ruff check --fix .

@@ -11,6 +11,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
+    "describe_machine": "train",
     "NCA": "model",
     "perceive": "model",
     "seed_state": "model",

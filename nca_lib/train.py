@@ -683,6 +683,22 @@ def describe_device() -> str:
     return f"{len(devices)} x {kind}"
 
 
+def describe_machine() -> str:
+    """Say what a notebook runs on: versions, devices and, on Colab without a GPU, how to get one.
+
+    Returns:
+        One line, or three; each chapter prints them in its first cell.
+    """
+    text = ", ".join(map(" ".join, versions().items())) + f" on {describe_device()}"
+    if "google.colab" in sys.modules and jax.default_backend() == "cpu":
+        text += (
+            "\nNo GPU. The chapters take about the time that they name, which is for two CPU cores;"
+            "\nlarge trainings (presets lizard-40 and reference) would take many hours. For a GPU:"
+            " Runtime > Change runtime type > T4 GPU, then run this cell again."
+        )
+    return text
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     """Read the command line; every field of `Config` is a flag."""
     parser = argparse.ArgumentParser(

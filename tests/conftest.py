@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,14 +25,23 @@ def strict_dtypes():
         yield
 
 
-def load_script(name: str):
-    """Import a script of the folder .ci, which is no package."""
-    spec = importlib.util.spec_from_file_location(
-        name, Path(__file__).parents[1] / ".ci" / f"{name}.py"
-    )
+def load_script(path: str):
+    """Import a file of the repository that belongs to no package, such as ".ci/study.py"."""
+    path = Path(__file__).parents[1] / path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel as a release makes it, by way of the source distribution, which lies beside it."""
+    folder, root = tmp_path_factory.mktemp("dist"), Path(__file__).parents[1]
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, root]
+    subprocess.run(build, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 def skip_or_fail(reason: str):

@@ -13,7 +13,7 @@ from test_train import TINY
 from nca_lib import list_emoji, list_runs, load_emoji, load_run
 from nca_lib.loss import empty_loss, mse
 from nca_lib.rollout import disc, half, record
-from nca_lib.train import train
+from nca_lib.train import describe_device, train, versions
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,17 @@ def test_shipped_runs_begin_anew_as_their_history_says(name, tmp_path):
 
     with pytest.raises(EnoughError):
         train(run.config, tmp_path / "again", callback=watch)
-    for column in ("loss", "fitness_mean", "fitness_best", "fitness_std"):
+    # Another compiler or processor rounds otherwise, and soon that is another path; and where
+    # members of a population explode, rounding decides how far, and so what is said of them all.
+    here, there = describe_device().partition(" x ")[2], run.info["device"].partition(" x ")[2]
+    is_alike = here == there and versions()["jaxlib"] == run.info["versions"]["jaxlib"]
+    rtol = 0.2 if decides(run) else 1e-4 if is_alike else 0.3
+    of_all = ("fitness_mean", "fitness_best", "fitness_std") if is_alike else ()
+    for column in ("loss", *of_all):
         found = [row[column] for row in rows]
-        rtol = 0.2 if decides(run) else 1e-4
         np.testing.assert_allclose(found, run.history[column][:count], rtol=rtol)
+    first = run.history["loss"][0]
+    np.testing.assert_allclose(rows[0]["loss"], first, rtol=0.2 if decides(run) else 1e-4)
 
 
 def test_the_lizard_is_a_lizard():

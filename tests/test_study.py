@@ -15,7 +15,7 @@ FOLDER = Path(nca_lib.__file__).parent / "data"
 @pytest.fixture(scope="module")
 def study():
     """The script that makes the table."""
-    return load_script("study")
+    return load_script(".ci/study.py")
 
 
 @pytest.fixture(scope="module")

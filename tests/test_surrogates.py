@@ -16,7 +16,7 @@ SEEDS = range(3)
 @pytest.fixture(scope="module")
 def script():
     """The script that makes the table."""
-    return load_script("surrogates")
+    return load_script(".ci/surrogates.py")
 
 
 @pytest.fixture(scope="module")

@@ -327,7 +327,7 @@ def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
     compiled = jax.jit(evaluate).lower(population, jax.random.key(0)).compile()
     asked = compiled.memory_analysis().temp_size_in_bytes
     estimate = train.memory_needed(config, chunk)
-    assert estimate / 6 < asked < estimate  # an upper bound; newer compilers fuse more of it away
+    assert estimate / 10 < asked < estimate  # an upper bound; compilers fuse much of it away
 
 
 def test_log_points_thin_out_and_resume():

@@ -1,0 +1,223 @@
+"""The repository's address, and what is made from it: buttons, downloads, notebooks for Colab.
+
+The address is written down nowhere. It comes from the environment variable BOOK_REPOSITORY or from
+the remote `origin` of git, so that a fork links to itself; without one there are no links.
+
+    python book/_ext/publishing.py address          # folder of the notebooks on Colab, or 1
+    python book/_ext/publishing.py branch FOLDER    # what the branch `colab` holds
+
+Jupyter Book loads this file as a Sphinx extension (`_config.yml`).
+"""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pybtex.database import parse_file
+
+ROOT = Path(__file__).parents[2]
+BOOK = Path(__file__).parents[1]
+BRANCH = "colab"
+COLAB = "https://colab.research.google.com"
+GITHUB = re.compile(
+    r"(?:(?:https://|ssh://git@|git@)github\.com[:/])?"
+    r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))/(?P<name>[A-Za-z0-9._-]{1,100}?)(?:\.git)?/?"
+)
+BOX = re.compile(r"^:::+\{(?:admonition\} ?([^\n]*)|(\w+)\})\n(.*?)^:::+$", re.M | re.S)
+EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
+
+
+def find_repository(root: Path = ROOT) -> str:
+    """Find the repository on GitHub that the book is built from.
+
+    Args:
+        root: a folder under git; looked at only where BOOK_REPOSITORY is not set.
+
+    Returns:
+        "owner/name", or "" without a repository or with one elsewhere than on GitHub.
+
+    Raises:
+        ValueError: BOOK_REPOSITORY is set, not empty, and no repository on GitHub.
+    """
+    given = os.environ.get("BOOK_REPOSITORY")
+    if given is not None:
+        if given and not GITHUB.fullmatch(given):
+            raise ValueError(
+                f'BOOK_REPOSITORY must be "owner/name" or an address on github.com, got {given!r}'
+            )
+        return _owner_and_name(given)
+    remote = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        url = subprocess.run(remote, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, no checkout, no remote
+        return ""
+    return _owner_and_name(url) if "github.com" in url else ""
+
+
+def _owner_and_name(address: str) -> str:
+    match = GITHUB.fullmatch(address)
+    return f"{match['owner']}/{match['name']}" if match else ""
+
+
+def colab_folder(repository: str) -> str:
+    """Address on Colab of the folder that holds the chapters' notebooks."""
+    return f"{COLAB}/github/{repository}/blob/{BRANCH}/book"
+
+
+def wheel_address(repository: str) -> str:
+    """Address of the library that belongs to the published notebooks."""
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "nca_lib/__init__.py").read_text())[1]
+    return f"https://github.com/{repository}/raw/{BRANCH}/nca_lib-{version}-py3-none-any.whl"
+
+
+def published(notebook: dict, repository: str, library: str) -> dict:
+    """Make a chapter fit to be read alone, anywhere: on Colab, or downloaded.
+
+    The set-up cell learns where the library is, links between chapters lead to Colab, and what only
+    Jupyter Book understands, citations and boxes, becomes plain Markdown. Outputs are dropped.
+
+    Args:
+        notebook: as read from JSON; it is not changed.
+        repository: "owner/name", or "": then links between chapters stay as they are.
+        library: what the set-up cell gives to pip; "" leaves it empty.
+
+    Returns:
+        The new notebook.
+
+    Raises:
+        ValueError: the first code cell is not the set-up cell, or another cell looks like it.
+    """
+    notebook = copy.deepcopy(notebook)
+    codes = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = ["".join(cell["source"]).count(EMPTY) for cell in codes]
+    if not codes or found[0] != 1 or sum(found) != 1:
+        raise ValueError(f"{EMPTY} must stand once in the first code cell, found {found}")
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+            text = text.replace(EMPTY, f"LIBRARY = {json.dumps(library)}")
+        else:
+            text = plain_markdown(text, repository)
+        cell["source"] = text.splitlines(keepends=True)
+    return notebook
+
+
+def plain_markdown(text: str, repository: str) -> str:
+    """Replace boxes, citations and relative links by what every Markdown viewer understands."""
+    text = re.sub(BOX, _box, text)
+    text = re.sub(r"\{cite\}`([^`]+)`", lambda match: _citations(match[1]), text)
+    if repository:
+        text = re.sub(r"\]\((\w+\.ipynb)", rf"]({colab_folder(repository)}/\1", text)
+        source = f"https://github.com/{repository}/blob/main/book"
+        text = re.sub(r"\]\((\w+\.md)", rf"]({source}/\1", text)
+    return text
+
+
+def _box(match: re.Match) -> str:
+    title = match[1] or match[2].capitalize()
+    lines = re.sub(r"^:\w+:.*\n", "", match[3], flags=re.M).strip().splitlines()
+    return "\n".join(f"> {line}".rstrip() for line in [f"**{title}**", "", *lines])
+
+
+def _citations(keys: str) -> str:
+    entries = parse_file(BOOK / "references.bib").entries
+    return "; ".join(_citation(entries[key.strip()]) for key in keys.split(","))
+
+
+def _citation(entry) -> str:
+    """One entry as "[Gilpin, 2019](address)"."""
+    fields, authors = entry.fields, entry.persons["author"]
+    names = [" ".join(map(str, author.rich_last_names)) for author in authors]
+    shown = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+    label = f"{shown}, {fields['year']}"
+    if "doi" in fields:
+        return f"[{label}](https://doi.org/{fields['doi']})"
+    if "eprint" in fields:
+        return f"[{label}](https://arxiv.org/abs/{fields['eprint']})"
+    return f"[{label}]({fields['url']})" if "url" in fields else label
+
+
+def write_branch(folder: Path, repository: str) -> None:
+    """Write what the branch `colab` holds: notebooks, the library's wheel, a README with badges.
+
+    Args:
+        folder: must not exist yet.
+        repository: "owner/name".
+    """
+    (folder / "book").mkdir(parents=True)
+    rows = []
+    for path in sorted(BOOK.glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        title = "".join(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+        notebook = published(notebook, repository, wheel_address(repository))
+        text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+        (folder / "book" / path.name).write_text(text, encoding="utf-8")
+        link = f"{colab_folder(repository)}/{path.name}"
+        badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
+        rows.append(f"| {title} | {badge} |")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*build, str(ROOT)], check=True)
+    (folder / "README.md").write_text(
+        "# The chapters, for Colab\n\n"
+        f"Written by a workflow of [{repository}](https://github.com/{repository}); change the "
+        "chapters there. Each notebook needs nothing beside itself: its first cell installs the "
+        "library from this branch.\n\n"
+        "| chapter | |\n|---|---|\n" + "\n".join(rows) + "\n",
+        encoding="utf-8",
+    )
+
+
+def setup(app):
+    """Hook for Sphinx: buttons that lead to the repository and to Colab, and clean downloads."""
+    repository = find_repository()
+
+    def add_buttons(app, config):
+        if repository:
+            config.html_theme_options |= {
+                "repository_url": f"https://github.com/{repository}",
+                "repository_branch": BRANCH,  # of the notebooks; other buttons name no branch
+                "use_repository_button": True,
+                "use_issues_button": True,
+                "launch_buttons": {"colab_url": COLAB},
+            }
+
+    def write_downloads(app, exception):
+        """Replace each notebook that readers download by one that runs anywhere."""
+        for name in app.env.found_docs if exception is None else ():
+            source = Path(app.env.doc2path(name))
+            if source.suffix == ".ipynb":
+                library = wheel_address(repository) if repository else ""
+                notebook = json.loads(source.read_text(encoding="utf-8"))
+                notebook = published(notebook, repository, library)
+                text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+                (Path(app.outdir) / "_sources" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+
+    app.connect("config-inited", add_buttons)
+    app.connect("build-finished", write_downloads)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line."""
+    try:
+        repository = find_repository()
+    except ValueError as error:
+        sys.exit(str(error))
+    match arguments:
+        case ["address"]:
+            print(f"{colab_folder(repository)}/" if repository else 1)
+        case ["branch", folder] if repository:
+            write_branch(Path(folder), repository)
+        case ["branch", _]:
+            sys.exit("No repository on GitHub: set BOOK_REPOSITORY=owner/name or a remote origin.")
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,132 @@
+"""A chapter on Colab, simulated: Colab's versions, the notebook alone, a first cell that installs.
+
+Installs from the network, and so runs only with COLAB=1, by `make test-colab`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import load_script
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("COLAB") != "1", reason="installs from the network; `make test-colab` runs it"
+)
+
+ROOT = Path(__file__).parents[1]
+# What Colab has of what we need; the versions are those of .ci/lowest.txt.
+BROUGHT_ALONG = (
+    "flax ipykernel ipython ipywidgets jax jaxlib matplotlib numpy optax pillow pyparsing tqdm"
+).split()
+# How code tells that it is on Colab; jax imports `output`.
+FAKE = """
+import sys, types
+
+colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
+colab.output = types.ModuleType("google.colab.output")
+"""
+publishing = load_script("book/_ext/publishing.py")
+
+
+def find_python() -> str:
+    """Python 3.13, as on Colab; where there is none, the one that runs the tests."""
+    for name in filter(None, (os.environ.get("COLAB_PYTHON"), "python3.13")):
+        path = shutil.which(name)
+        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    return sys.executable
+
+
+class Colab:
+    """An environment with what Colab brings along, and a folder for each notebook."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.bin = folder, folder / "venv" / "bin"
+        hidden = ("PYTHON", "JUPYTER", "NCA_", "XLA_", "JAX_", "VIRTUAL_ENV")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        self.environment = own | {"IPYTHONDIR": str(folder / "ipython")}
+        start = folder / "ipython" / "profile_default" / "startup"
+        start.mkdir(parents=True)
+        (start / "00-colab.py").write_text(FAKE)
+        subprocess.run([find_python(), "-m", "venv", folder / "venv"], check=True)
+        lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+        pins = [line for line in lines if line.partition("==")[0] in BROUGHT_ALONG]
+        assert len(pins) == len(BROUGHT_ALONG)
+        self.run("python", "-m", "pip", "install", "--quiet", *pins, "nbclient")
+
+    def run(self, program: str, *arguments, cwd: Path | None = None) -> str:
+        """Run a program of the environment and return what it prints."""
+        result = subprocess.run(
+            [self.bin / program, *arguments],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+        return result.stdout
+
+    def versions(self) -> dict[str, str]:
+        """What is installed."""
+        text = self.run("python", "-m", "pip", "list", "--format=json")
+        return {item["name"].lower(): item["version"] for item in json.loads(text)}
+
+    def execute(self, chapter: str, library: str) -> list[str]:
+        """Run a chapter that lies alone in a folder; what each code cell prints."""
+        folder = self.folder / chapter
+        folder.mkdir()
+        notebook = json.loads((ROOT / "book" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
+        notebook = publishing.published(notebook, "", library)
+        path = folder / "notebook.ipynb"
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+        self.run("jupyter", "execute", "--inplace", "--timeout=900", path.name, cwd=folder)
+        assert [file.name for file in folder.iterdir() if file.suffix == ".ipynb"] == [path.name]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        return [
+            "".join("".join(output.get("text", "")) for output in cell["outputs"])
+            for cell in cells
+            if cell["cell_type"] == "code"
+        ]
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory):
+    return Colab(tmp_path_factory.mktemp("colab"))
+
+
+@pytest.mark.parametrize("chapter", ["01_dataset", "04_es_training"])
+def test_chapter_alone_runs_and_leaves_what_is_there(colab, wheel, chapter):
+    colab.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "nca_lib")
+    before = colab.versions()
+    assert "nca_lib" not in before and "nca-lib" not in before
+    printed = colab.execute(chapter, wheel.as_uri())
+    after = colab.versions()
+    assert {name: after.get(name) for name in before} == before
+    assert after.keys() & {"nca_lib", "nca-lib"}
+
+    first = printed[0]
+    assert f"jax {before['jax']}" in first and f"flax {before['flax']}" in first
+    assert re.search(r"on \d+ x cpu", first)
+    assert "Runtime > Change runtime type" in first
+
+
+def test_library_grows_the_lizard_there(colab):
+    code = (
+        "import nca_lib; from nca_lib import browser; run = nca_lib.load_run('lizard');"
+        "print(run.evaluate(keys=8).mean(), run.info['loss']['mean']);"
+        "print(len(browser.show('lizard').data))"
+    )
+    loss, shipped, length = map(float, colab.run("python", "-c", code, cwd=colab.folder).split())
+    assert loss == pytest.approx(shipped, rel=1e-3)
+    assert length > 10_000
+
+
+def test_notebook_without_an_address_says_what_to_do(colab):
+    colab.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "nca_lib")
+    with pytest.raises(AssertionError, match="nca_lib is missing"):
+        colab.execute("02_architecture", "")

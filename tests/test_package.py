@@ -1,0 +1,73 @@
+"""The wheel: everything that a chapter needs on a machine that has nothing else of the project."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_WHEEL_BYTES = 3_000_000
+
+
+def tracked(folder):
+    listed = ["git", "-C", str(ROOT), "ls-files", folder]
+    return subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert sorted(name for name in names if ".dist-info/" not in name) == sorted(tracked("nca_lib"))
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+def test_source_distribution_holds_book_and_tests(wheel):
+    (path,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"_config.yml", "_toc.yml", "requirements.txt", "README.md", "LICENSE"}
+    assert names >= wanted | set(tracked("book")) | set(tracked("tests")) | set(tracked("nca_lib"))
+
+
+ALONE = """
+import json
+import nca_lib
+from nca_lib import browser
+
+run = nca_lib.load_run("lizard")
+print(json.dumps({
+    "file": nca_lib.__file__,
+    "loss": float(run.evaluate(keys=run.info["loss"]["keys"]).mean()),
+    "shipped": run.info["loss"]["mean"],
+    "demo": browser.show("lizard").data,
+    "target": list(nca_lib.load_emoji("🦎", size=24, padding=4).shape),
+}))
+"""
+
+
+def test_wheel_alone_grows_the_lizard_and_shows_the_demo(wheel, tmp_path):
+    """Its files alone: the package comes from the wheel, only its dependencies from here."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", site, wheel], check=True)
+    elsewhere.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        env=environment,
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(result.stdout)
+    assert Path(found["file"]).parent == site / "nca_lib"
+    assert found["loss"] == pytest.approx(found["shipped"], rel=1e-4)
+    assert found["target"] == [32, 32, 4]
+    assert "NCA.register(" in found["demo"]
+    assert "data:image/png;base64," in found["demo"]

@@ -1,0 +1,272 @@
+"""The repository's address, and what the book makes from it."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import load_script
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+publishing = load_script("book/_ext/publishing.py")
+
+# Owners on GitHub that the repository may name: of tools that it uses, and of works that it cites.
+KNOWN_OWNERS = {"googlefonts", "jax-ml"}
+BINARY = {".png", ".webp", ".npz"}
+
+
+def notebook(*cells):
+    return {
+        "cells": [
+            {"cell_type": kind, "metadata": {}, "source": source.splitlines(True)}
+            | ({"outputs": [{"text": "old"}], "execution_count": 3} if kind == "code" else {})
+            for kind, source in cells
+        ]
+    }
+
+
+def sources(notebook):
+    return ["".join(cell["source"]) for cell in notebook["cells"]]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder under git, without a remote."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    return tmp_path
+
+
+def add_remote(folder, url):
+    subprocess.run(["git", "-C", str(folder), "remote", "add", "origin", url], check=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "jane-doe/grow.it",
+        "jane-doe/grow.it/",
+        "https://github.com/jane-doe/grow.it",
+        "https://github.com/jane-doe/grow.it.git",
+        "git@github.com:jane-doe/grow.it.git",
+        "ssh://git@github.com/jane-doe/grow.it",
+    ],
+)
+def test_repository_is_named_by_the_environment(monkeypatch, given, checkout):
+    add_remote(checkout, "https://github.com/some/other")
+    monkeypatch.setenv("BOOK_REPOSITORY", given)
+    assert publishing.find_repository(checkout) == "jane-doe/grow.it"
+
+
+@pytest.mark.parametrize(
+    "given", ["lizards", "https://gitlab.com/a/b", "a/b/c", "-a/b", "a b/c", "a/b?x", 'a/"onclick']
+)
+def test_a_name_that_is_no_repository_is_refused(monkeypatch, given):
+    monkeypatch.setenv("BOOK_REPOSITORY", given)
+    with pytest.raises(ValueError, match=re.escape(repr(given))):
+        publishing.find_repository()
+
+
+@pytest.mark.parametrize(
+    ("url", "repository"),
+    [
+        ("https://github.com/jane/lizards.git", "jane/lizards"),
+        ("git@github.com:jane/lizards.git", "jane/lizards"),
+        ("https://gitlab.com/jane/lizards.git", ""),
+        ("https://user:secret@github.com/jane/lizards.git", ""),
+        ("/somewhere/on/a/disk", ""),
+        (None, ""),
+    ],
+)
+def test_repository_is_the_remote_otherwise(monkeypatch, checkout, url, repository):
+    monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
+    if url:
+        add_remote(checkout, url)
+    assert publishing.find_repository(checkout) == repository
+
+
+def test_an_empty_name_means_no_repository(monkeypatch, checkout):
+    add_remote(checkout, "https://github.com/some/other")
+    monkeypatch.setenv("BOOK_REPOSITORY", "")
+    assert publishing.find_repository(checkout) == ""
+
+
+def test_without_git_there_is_no_repository(monkeypatch, tmp_path):
+    monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert publishing.find_repository(tmp_path) == ""
+
+
+def test_no_owner_is_made_up():
+    """Every repository on GitHub that some file names is one that the book uses or cites."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True
+    )
+    strangers = []
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path == Path(__file__) or "vendor" in path.parts or path.suffix in BINARY:
+            continue
+        text = path.read_text(encoding="utf-8")
+        owners = re.findall(r"github\.com[/:]([\w.-]+)/|([\w.-]+)\.github\.io", text)
+        strangers += [(name, owner) for pair in owners for owner in pair if owner]
+        strangers += [
+            (name, word) for word in re.findall(r"(?i)your[-_ ]?(?:user|org|repo)\w*", text)
+        ]
+    assert [(name, owner) for name, owner in strangers if owner not in KNOWN_OWNERS] == []
+
+
+def test_every_chapter_begins_with_the_same_cell():
+    first = set()
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        first.add("".join(next(cell["source"] for cell in cells if cell["cell_type"] == "code")))
+    assert len(first) == 1
+
+
+def test_published_notebook_names_its_library_and_changes_nothing_else():
+    before = notebook(("markdown", "# A\n"), ("code", 'LIBRARY = ""\nx = 1'), ("code", "y = 2"))
+    untouched = copy.deepcopy(before)
+    after = publishing.published(before, "jane/lizards", 'a"b.whl')
+    assert before == untouched
+    assert sources(after) == ["# A\n", 'LIBRARY = "a\\"b.whl"\nx = 1', "y = 2"]
+    assert [cell.get("outputs") for cell in after["cells"]] == [None, [], []]
+    assert [cell.get("execution_count") for cell in after["cells"]] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [("markdown", 'LIBRARY = ""')],
+        [("code", "x = 1"), ("code", 'LIBRARY = ""')],
+        [("code", 'LIBRARY = ""'), ("code", 'LIBRARY = ""')],
+        [("code", 'LIBRARY = "elsewhere"')],
+    ],
+)
+def test_a_notebook_without_the_set_up_cell_is_refused(cells):
+    with pytest.raises(ValueError, match="first code cell"):
+        publishing.published(notebook(*cells), "jane/lizards", "a.whl")
+
+
+def test_published_text_is_plain_markdown():
+    text = (
+        "As in {cite}`gilpin2019cellular`, see [2](02_architecture.ipynb#the-seed).\n\n"
+        ":::{admonition} You will be able to\n:class: tip\n\n- see;\n- do.\n:::\n\n"
+        "[Notation](notation.md)\n\n:::{warning}\nIt dies.\n:::\n"
+    )
+    plain = publishing.plain_markdown(text, "jane/lizards")
+    folder = "https://colab.research.google.com/github/jane/lizards/blob/colab/book"
+    assert plain == (
+        "As in [Gilpin, 2019](https://doi.org/10.1103/PhysRevE.100.032402), "
+        f"see [2]({folder}/02_architecture.ipynb#the-seed).\n\n"
+        "> **You will be able to**\n>\n> - see;\n> - do.\n\n"
+        "[Notation](https://github.com/jane/lizards/blob/main/book/notation.md)\n\n"
+        "> **Warning**\n>\n> It dies.\n"
+    )
+    assert "](02_architecture.ipynb#the-seed)" in publishing.plain_markdown(text, "")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nothing_of_a_chapter_needs_jupyter_book(path):
+    before = json.loads(path.read_text(encoding="utf-8"))
+    after = publishing.published(before, "jane/lizards", "a.whl")
+    for cell in after["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            assert not re.search(r"^:::|\{\w+\}`", text, re.M), text
+            assert not re.search(r"\]\((?!https://)[^)]*\)", text), text
+        else:
+            assert "](0" not in text
+
+
+def links(html: Path) -> dict[str, list[str]]:
+    """The links of every page that lead to GitHub or Colab, without the pages' own citations."""
+    pattern = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"]*)"'
+    return {
+        path.stem: re.findall(pattern, path.read_text(encoding="utf-8"))
+        for path in (html / "book").glob("*.html")
+    }
+
+
+@pytest.fixture(scope="module", params=["remote", "environment", "neither"])
+def built(request, tmp_path_factory):
+    """The book, built without running the chapters, and the repository it should know."""
+    root = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "_toc.yml", root)
+    (root / "nca_lib").symlink_to(ROOT / "nca_lib")
+    executed = [sys.executable, ROOT / ".ci" / "executed_config.py", ROOT / "_config.yml"]
+    subprocess.run([*executed, root / "_config.yml"], check=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BOOK_REPOSITORY", raising=False)
+        if request.param == "remote":
+            add_remote(root, "git@github.com:jane/lizards.git")
+        if request.param == "environment":
+            patch.setenv("BOOK_REPOSITORY", "https://github.com/jane/lizards")
+        command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "-q"]
+        subprocess.run(command, check=True, capture_output=True)
+    return root / "_build" / "html", "" if request.param == "neither" else "jane/lizards"
+
+
+def test_buttons_of_each_page_lead_to_its_own_notebook(built):
+    html, repository = built
+    found = links(html)
+    assert found.keys() >= {path.stem for path in NOTEBOOKS} | {"index", "playground"}
+    for page, addresses in found.items():
+        colab = [address for address in addresses if "colab" in address]
+        is_chapter = repository and any(path.stem == page for path in NOTEBOOKS)
+        folder = f"https://colab.research.google.com/github/{repository}/blob/colab/book"
+        assert colab == ([f"{folder}/{page}.ipynb"] if is_chapter else []), page
+        others = [address.split("?")[0] for address in addresses if "colab" not in address]
+        repositories = [f"https://github.com/{repository}"] if repository else []
+        assert others == [link + end for link in repositories for end in ("", "/issues/new")]
+
+
+def test_downloads_run_anywhere(built):
+    html, repository = built
+    for path in NOTEBOOKS:
+        download = html / "_sources" / "book" / path.name
+        text = download.read_text(encoding="utf-8")
+        cells = json.loads(text)["cells"]
+        library = publishing.wheel_address(repository) if repository else ""
+        setup = next(cell["source"] for cell in cells if cell["cell_type"] == "code")
+        assert f'LIBRARY = "{library}"\n' in setup
+        assert all(not cell.get("outputs") for cell in cells)
+        assert "{cite}" not in text
+
+
+def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
+    monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
+    folder = tmp_path / "branch"
+    publishing.main(["branch", str(folder)])
+    assert {path.name for path in (folder / "book").iterdir()} == {path.name for path in NOTEBOOKS}
+    (wheel,) = folder.glob("*.whl")
+    assert publishing.wheel_address("jane/lizards").endswith(
+        f"/jane/lizards/raw/colab/{wheel.name}"
+    )
+    for path in (folder / "book").iterdir():
+        assert f"jane/lizards/raw/colab/{wheel.name}" in path.read_text(encoding="utf-8")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    badges = re.findall(r"colab-badge\.svg\)\]\((.*?)\)", readme)
+    assert badges == [
+        f"{publishing.colab_folder('jane/lizards')}/{path.name}" for path in NOTEBOOKS
+    ]
+
+
+def test_command_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
+    publishing.main(["address"])
+    folder = "https://colab.research.google.com/github/jane/lizards/blob/colab/book"
+    assert capsys.readouterr().out == f"{folder}/\n"
+    monkeypatch.setenv("BOOK_REPOSITORY", "")
+    publishing.main(["address"])
+    assert capsys.readouterr().out == "1\n"
+    with pytest.raises(SystemExit, match="BOOK_REPOSITORY"):
+        publishing.main(["branch", str(tmp_path / "x")])
+    with pytest.raises(SystemExit, match="address"):
+        publishing.main(["adress"])
