@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -270,3 +272,45 @@ def test_command_line(monkeypatch, capsys, tmp_path):
         publishing.main(["branch", str(tmp_path / "x")])
     with pytest.raises(SystemExit, match="address"):
         publishing.main(["adress"])
+
+
+# What classifiers and free text say, as SPDX says it.
+SPDX = {
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "License :: OSI Approved :: BSD License": "BSD-3-Clause",
+    "License :: OSI Approved :: MIT License": "MIT",
+    "License :: OSI Approved :: Python Software Foundation License": "PSF-2.0",
+}
+
+
+def dependencies() -> dict[str, str]:
+    """The appendix's table of dependencies: name and licence."""
+    text = (ROOT / "book" / "dependencies.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| ([a-z0-9-]+) \| .+? \| (.+?) \| .+ \|$", text, re.M))
+
+
+def test_appendix_lists_every_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = (ROOT / "requirements.txt").read_text().splitlines()
+    asked += project["build-system"]["requires"] + project["project"]["dependencies"]
+    asked += project["project"]["optional-dependencies"]["oracle"]
+    names = {re.match(r"[\w.-]*", line)[0] for line in asked}
+    assert dependencies().keys() == names - {""}
+
+
+@pytest.mark.parametrize("name", dependencies())
+def test_appendix_states_the_licence(name):
+    tested = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{name} is not installed here")
+    if f"{name}=={found.version}" not in tested:
+        pytest.skip(f"{name} {found.version} is not the version that CI uses")
+    said = found.metadata
+    stated = [SPDX.get(item) for item in said.get_all("Classifier", [])]
+    stated += [said.get("License-Expression"), said.get("License")]
+    if not any(stated):  # then only the file tells
+        (file,) = (path for path in found.files if path.name == "LICENSE")
+        stated = [file.read_text().splitlines()[0].removesuffix(" License")]
+    assert dependencies()[name] in stated
