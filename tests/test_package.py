@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import nca_lib
 
 ROOT = Path(__file__).parents[1]
 MAX_WHEEL_BYTES = 3_000_000
@@ -71,3 +74,21 @@ def test_wheel_alone_grows_the_lizard_and_shows_the_demo(wheel, tmp_path):
     assert found["target"] == [32, 32, 4]
     assert "NCA.register(" in found["demo"]
     assert "data:image/png;base64," in found["demo"]
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {nca_lib.__version__}\n" in citation
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+?),? ", changes, re.M)[1] == nca_lib.__version__
+    tested = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+    hooks = re.findall(r"\[([\w-]+==[\d.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert len(hooks) == 3 and set(hooks) <= set(tested)
+
+
+@pytest.mark.parametrize("name", ["README.md", ".github/CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_between_files_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r'\]\(([^)#]+)\)|src="([^"]+)"', text)
+    files = [link for pair in links for link in pair if link and "://" not in link]
+    assert [file for file in files if not (ROOT / name).parent.joinpath(file).exists()] == []

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -190,3 +192,17 @@ def test_damaged_folders_are_refused(own, tmp_path, file, damage):
 def test_names_that_are_no_names_are_refused(bad):
     with pytest.raises(ValueError, match="must be a name or a path"):
         load_run(bad)
+
+
+def test_readme_tells_what_the_runs_say():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z-]+) \| (?:evolution|backprop).*$", text, re.M)
+    assert len(rows) >= 6
+    for name in rows:
+        run = load_run(name)
+        info, empty = run.info, float(empty_loss(run.target))
+        minutes = f"{info['seconds'] / 60:.1f}"
+        figures = f"{info['parameters']:,} | {info['rollouts']:,} | {minutes}"
+        figures += f" | {info['loss']['mean']:.4f} | {empty:.4f} |"
+        assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(figures)}$", text, re.M), figures
+        assert info["device"].startswith("2 x cpu")
