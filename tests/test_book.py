@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import skip_or_fail
+from conftest import load_script, skip_or_fail
 
 pytestmark = pytest.mark.browser
 
@@ -229,6 +229,16 @@ def test_widgets_are_pictures(page):
     assert text.count('<figure class="nca-widget"') == len(calls)
     for trace in ("jupyter-widgets", "vnd.jupyter.widget", "require.js", "requirejs"):
         assert trace not in text.lower()
+
+
+def test_colab_links_lead_to_the_page_s_own_notebook(page):
+    """Those of the buttons and of widgets' pictures; without an address there are none."""
+    publishing = load_script("book/_ext/publishing.py")
+    repository, text = publishing.find_repository(), (HTML / page).read_text(encoding="utf-8")
+    found = set(re.findall(r'href="(https://colab\.research\.google\.com[^"]*)"', text))
+    is_notebook = (Path(__file__).parents[1] / page).with_suffix(".ipynb").exists()
+    own = f"{publishing.colab_folder(repository)}/{Path(page).stem}.ipynb"
+    assert found == ({own} if repository and is_notebook else set())
 
 
 def test_root_leads_to_the_front_page(chromium):

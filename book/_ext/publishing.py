@@ -188,7 +188,8 @@ def setup(app):
 
     def write_downloads(app, exception):
         """Replace each notebook that readers download by one that runs anywhere."""
-        for name in app.env.found_docs if exception is None else ():
+        is_book = exception is None and app.builder.name == "html"
+        for name in app.env.found_docs if is_book else ():
             source = Path(app.env.doc2path(name))
             if source.suffix == ".ipynb":
                 library = wheel_address(repository) if repository else ""
