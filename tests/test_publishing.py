@@ -172,6 +172,26 @@ def test_published_text_is_plain_markdown():
     assert "](02_architecture.ipynb#the-seed)" in publishing.plain_markdown(text, "")
 
 
+def test_published_exercises_keep_their_numbers_and_fold_their_solutions():
+    exercise = ":::{exercise}\n:label: exercise-03-2\n\nGrow it.\n:::"
+    start = ":::{solution-start} exercise-03-2\n:class: dropdown\n:::\n\nWith water."
+    cells = [("code", 'LIBRARY = ""'), ("markdown", exercise), ("markdown", start), ("code", "x")]
+    cells += [
+        ("markdown", ":::{solution-end}\n:::\n\nAs {ref}`exercise-a1-1` says."),
+        ("code", "y"),
+    ]
+    after = publishing.published(notebook(*cells), "", "")
+    assert sources(after)[1:] == [
+        "> **Exercise 3.2**\n>\n> Grow it.",
+        "<details><summary>Solution to Exercise 3.2</summary>\n\nWith water.\n\n</details>",
+        "# @title Solution to Exercise 3.2\nx",
+        "As Exercise 1 says.",
+        "y",
+    ]
+    folded = [cell["metadata"].get("cellView") for cell in after["cells"]]
+    assert folded == [None, None, None, "form", None, None]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_of_a_chapter_needs_jupyter_book(path):
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -227,6 +247,16 @@ def test_buttons_of_each_page_lead_to_its_own_notebook(built):
         others = [address.split("?")[0] for address in addresses if "colab" not in address]
         repositories = [f"https://github.com/{repository}"] if repository else []
         assert others == [link + end for link in repositories for end in ("", "/issues/new")]
+
+
+def test_exercises_have_the_numbers_that_downloads_give_them(built):
+    html, _ = built
+    for path in NOTEBOOKS:
+        page = (html / "book" / f"{path.stem}.html").read_text(encoding="utf-8")
+        title = r'<p class="admonition-title"><span class="caption-number">(.*?) ?</span>'
+        numbers = re.findall(r'id="(exercise-\w+-\d+)">\s*' + title, page)
+        assert numbers or "{exercise}" not in path.read_text(encoding="utf-8")
+        assert all(publishing.exercise_name(label) == name for label, name in numbers)
 
 
 def test_downloads_run_anywhere(built):

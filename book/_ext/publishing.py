@@ -28,6 +28,7 @@ GITHUB = re.compile(
     r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))/(?P<name>[A-Za-z0-9._-]{1,100}?)(?:\.git)?/?"
 )
 BOX = re.compile(r"^:::+\{(?:admonition\} ?([^\n]*)|(\w+)\})\n(.*?)^:::+$", re.M | re.S)
+SOLUTION = re.compile(r"^:::\{solution-start\} (.+)\n:class: dropdown\n:::\n?(.*)", re.M | re.S)
 EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
 
 
@@ -96,12 +97,18 @@ def published(notebook: dict, repository: str, library: str) -> dict:
     found = ["".join(cell["source"]).count(EMPTY) for cell in codes]
     if not codes or found[0] != 1 or sum(found) != 1:
         raise ValueError(f"{EMPTY} must stand once in the first code cell, found {found}")
+    solution = ""  # to which exercise, while inside of one
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "code":
             cell |= {"outputs": [], "execution_count": None}
             text = text.replace(EMPTY, f"LIBRARY = {json.dumps(library)}")
+            if solution:  # Colab folds a cell that is marked so, and shows its title
+                cell["metadata"]["cellView"] = "form"
+                text = f"# @title Solution to {solution}\n{text}"
         else:
+            for begin in re.finditer(r"^:::\{solution-(start|end)\} ?(.*)$", text, re.M):
+                solution = exercise_name(begin[2]) if begin[1] == "start" else ""
             text = plain_markdown(text, repository)
         cell["source"] = text.splitlines(keepends=True)
     return notebook
@@ -109,7 +116,10 @@ def published(notebook: dict, repository: str, library: str) -> dict:
 
 def plain_markdown(text: str, repository: str) -> str:
     """Replace boxes, citations and relative links by what every Markdown viewer understands."""
+    text = re.sub(r":::\{solution-end\}\n:::\n*", "", text)
+    text = re.sub(SOLUTION, _folded, text)
     text = re.sub(BOX, _box, text)
+    text = re.sub(r"\{ref\}`(exercise-[^`]+)`", lambda match: exercise_name(match[1]), text)
     text = re.sub(r"\{cite\}`([^`]+)`", lambda match: _citations(match[1]), text)
     if repository:
         text = re.sub(r"\]\((\w+\.ipynb)", rf"]({colab_folder(repository)}/\1", text)
@@ -118,8 +128,22 @@ def plain_markdown(text: str, repository: str) -> str:
     return text
 
 
+def exercise_name(label: str) -> str:
+    """The number that the book gives to an exercise: "Exercise 3.2" for the label exercise-03-2."""
+    chapter, number = re.fullmatch(r"exercise-(\w+)-(\d+)", label).groups()
+    return f"Exercise {int(chapter)}.{number}" if chapter.isdigit() else f"Exercise {number}"
+
+
+def _folded(match: re.Match) -> str:
+    text = f"\n{match[2].strip()}\n" if match[2].strip() else ""
+    summary = f"<summary>Solution to {exercise_name(match[1])}</summary>"
+    return f"<details>{summary}\n{text}\n</details>"
+
+
 def _box(match: re.Match) -> str:
-    title = match[1] or match[2].capitalize()
+    title, label = match[1] or match[2].capitalize(), re.search(r"^:label: (.+)$", match[3], re.M)
+    if match[2] == "exercise":
+        title = exercise_name(label[1])
     lines = re.sub(r"^:\w+:.*\n", "", match[3], flags=re.M).strip().splitlines()
     return "\n".join(f"> {line}".rstrip() for line in [f"**{title}**", "", *lines])
 
