@@ -3,15 +3,13 @@
 import copy
 import json
 import re
-import shutil
 import subprocess
-import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import load_script
+from conftest import add_remote, load_script
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -41,10 +39,6 @@ def checkout(tmp_path):
     """A folder under git, without a remote."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     return tmp_path
-
-
-def add_remote(folder, url):
-    subprocess.run(["git", "-C", str(folder), "remote", "add", "origin", url], check=True)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +105,7 @@ def test_no_owner_is_made_up():
     strangers = []
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
-        if path == Path(__file__) or "vendor" in path.parts or path.suffix in BINARY:
+        if path.parent == Path(__file__).parent or "vendor" in path.parts or path.suffix in BINARY:
             continue
         text = path.read_text(encoding="utf-8")
         owners = re.findall(r"github\.com[/:]([\w.-]+)/|([\w.-]+)\.github\.io", text)
@@ -212,27 +206,6 @@ def links(html: Path) -> dict[str, list[str]]:
         path.stem: re.findall(pattern, path.read_text(encoding="utf-8"))
         for path in (html / "book").glob("*.html")
     }
-
-
-@pytest.fixture(scope="module", params=["remote", "environment", "neither"])
-def built(request, tmp_path_factory):
-    """The book, built without running the chapters, and the repository it should know."""
-    root = tmp_path_factory.mktemp(request.param)
-    shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "_toc.yml", root)
-    (root / "nca_lib").symlink_to(ROOT / "nca_lib")
-    executed = [sys.executable, ROOT / ".ci" / "executed_config.py", ROOT / "_config.yml"]
-    subprocess.run([*executed, root / "_config.yml"], check=True)
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BOOK_REPOSITORY", raising=False)
-        if request.param == "remote":
-            add_remote(root, "git@github.com:jane/lizards.git")
-        if request.param == "environment":
-            patch.setenv("BOOK_REPOSITORY", "https://github.com/jane/lizards")
-        command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "-q"]
-        subprocess.run(command, check=True, capture_output=True)
-    return root / "_build" / "html", "" if request.param == "neither" else "jane/lizards"
 
 
 def test_buttons_of_each_page_lead_to_its_own_notebook(built):
