@@ -218,6 +218,7 @@ def test_buttons_of_each_page_lead_to_its_own_notebook(built):
         folder = f"https://colab.research.google.com/github/{repository}/blob/colab/book"
         assert colab == ([f"{folder}/{page}.ipynb"] if is_chapter else []), page
         others = [address.split("?")[0] for address in addresses if "colab" not in address]
+        others = [address for address in others if "/commit/" not in address]  # at the foot
         repositories = [f"https://github.com/{repository}"] if repository else []
         assert others == [link + end for link in repositories for end in ("", "/issues/new")]
 
