@@ -1,5 +1,6 @@
 """The built book, as a reader opens it: from disk, in a browser, without a network."""
 
+import functools
 import itertools
 import json
 import os
@@ -21,28 +22,31 @@ PAGES = sorted(
     if "_static" not in path.relative_to(HTML).parts
     and path not in (HTML / "index.html", HTML / "404.html")
 )
-MAX_PAGE_BYTES = 4_000_000
+MAX_PAGE_BYTES = 3_000_000
 # Rules of axe-core that the theme breaks on any page, and docutils in a list of references.
 THEME_KNOWN = {"label-content-name-mismatch", "region"}
 BIBLIOGRAPHY_KNOWN = {"aria-allowed-role", "aria-deprecated-role", "aria-required-children"}
 
 
-class _Images(HTMLParser):
-    """Collects the attributes of every image of a page."""
+class _Elements(HTMLParser):
+    """Collects tag and attributes of every element of a page."""
 
-    def __init__(self):
+    def __init__(self, path: Path):
         super().__init__()
-        self.images = []
+        self.elements = []
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        if tag == "img":
-            self.images.append(dict(attrs))
+        self.elements.append((tag, dict(attrs)))
+
+
+@functools.cache
+def _elements(path: Path) -> list[tuple[str, dict]]:
+    return _Elements(path).elements
 
 
 def _images(page: str) -> list[dict]:
-    parser = _Images()
-    parser.feed((HTML / page).read_text(encoding="utf-8"))
-    return parser.images
+    return [attributes for tag, attributes in _elements(HTML / page) if tag == "img"]
 
 
 @pytest.fixture(params=PAGES or [None], ids=str)
@@ -202,7 +206,7 @@ def test_icons_show_and_are_not_read_aloud(chromium):
 
 
 def test_page_is_light_enough(page):
-    """A page and its own images stay below 4 MB; scripts and styles are shared by all pages."""
+    """A page and its own images stay below 3 MB; scripts and styles are shared by all pages."""
     pictures = {
         (HTML / page).parent / unquote(image["src"])
         for image in _images(page)
@@ -231,6 +235,28 @@ def test_widgets_are_pictures(page):
     assert text.count('<figure class="nca-widget"') == len(calls)
     for trace in ("jupyter-widgets", "vnd.jupyter.widget", "require.js", "requirejs"):
         assert trace not in text.lower()
+
+
+def test_links_resolve(page):
+    """Those within the book reach a file and, in it, what they name; others are well-formed."""
+    broken = []
+    for tag, attributes in _elements(HTML / page):
+        link = attributes.get("href", "") if tag == "a" else ""
+        parts = urlsplit(link)
+        if parts.scheme:
+            well_formed = re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z]{2,}", parts.netloc)
+            if parts.scheme != "https" or not well_formed:
+                broken.append(link)
+        elif link:
+            target = (HTML / page).parent / unquote(parts.path) if parts.path else HTML / page
+            target = target.resolve()
+            if not target.is_file():
+                broken.append(link)
+            elif parts.fragment and target.suffix == ".html":
+                names = {other.get("id") for _, other in _elements(target)}
+                if unquote(parts.fragment) not in names:
+                    broken.append(link)
+    assert broken == []
 
 
 def test_colab_links_lead_to_the_page_s_own_notebook(page):

@@ -69,7 +69,7 @@ def test_shipped_runs_begin_anew_as_their_history_says(name, tmp_path):
         found = [row[column] for row in rows]
         np.testing.assert_allclose(found, run.history[column][:count], rtol=rtol)
     first = run.history["loss"][0]
-    np.testing.assert_allclose(rows[0]["loss"], first, rtol=0.2 if decides(run) else 1e-4)
+    np.testing.assert_allclose(rows[0]["loss"], first, rtol=0.2 if decides(run) else 1e-3)
 
 
 def test_the_lizard_is_a_lizard():

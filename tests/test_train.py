@@ -5,6 +5,8 @@ import dataclasses
 import json
 import math
 import signal
+import sys
+import types
 
 import jax
 import numpy as np
@@ -431,3 +433,14 @@ def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
         main(arguments(tmp_path / "run", *more))
     assert exit_info.value.code == 2
     assert more[0] in capsys.readouterr().err
+
+
+def test_a_machine_is_described_and_colab_told_of_its_gpus(monkeypatch):
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    text = train.describe_machine()
+    assert f"jax {jax.__version__}, " in text and text.endswith(f" on {train.describe_device()}")
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    assert train.describe_machine().startswith(f"{text}\n")
+    assert "Runtime > Change runtime type" in train.describe_machine()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert train.describe_machine() == text
