@@ -48,9 +48,10 @@ def fill(text: str, values: dict[str, str]) -> str:
 
 def find_python(version: str) -> str:
     """An interpreter of this version, on PATH or from pyenv."""
-    prefix = subprocess.run(["pyenv", "prefix", version], capture_output=True, text=True)
-    if prefix.returncode == 0:
-        return f"{prefix.stdout.strip()}/bin/python{version}"
+    if shutil.which("pyenv"):  # its shims hide all versions but the current one
+        prefix = subprocess.run(["pyenv", "prefix", version], capture_output=True, text=True)
+        if prefix.returncode == 0:
+            return f"{prefix.stdout.strip()}/bin/python{version}"
     return shutil.which(f"python{version}") or sys.exit(f"There is no Python {version} here.")
 
 
