@@ -28,6 +28,7 @@ GITHUB = re.compile(
     r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))/(?P<name>[A-Za-z0-9._-]{1,100}?)(?:\.git)?/?"
 )
 BOX = re.compile(r"^:::+\{(?:admonition\} ?([^\n]*)|(\w+)\})\n(.*?)^:::+$", re.M | re.S)
+TERM = re.compile(r"\{term\}`([^`<]*[^`<\s])(?:\s*<[^`>]*>)?`")
 EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
 
 
@@ -78,7 +79,7 @@ def published(notebook: dict, repository: str, library: str) -> dict:
     """Make a chapter fit to be read alone, anywhere: on Colab, or downloaded.
 
     The set-up cell learns where the library is, links between chapters lead to Colab, and what only
-    Jupyter Book understands, citations and boxes, becomes plain Markdown. Outputs are dropped.
+    Jupyter Book understands (citations, terms, boxes) becomes plain Markdown. Outputs are dropped.
 
     Args:
         notebook: as read from JSON; it is not changed.
@@ -108,9 +109,13 @@ def published(notebook: dict, repository: str, library: str) -> dict:
 
 
 def plain_markdown(text: str, repository: str) -> str:
-    """Replace boxes, citations and relative links by what every Markdown viewer understands."""
+    """Replace boxes, citations, terms and relative links by what any Markdown viewer understands.
+
+    A term, {term}`pairs <mirrored pair>` or {term}`seed`, becomes the text that the book shows.
+    """
     text = re.sub(BOX, _box, text)
     text = re.sub(r"\{cite\}`([^`]+)`", lambda match: _citations(match[1]), text)
+    text = re.sub(TERM, r"\1", text)
     if repository:
         text = re.sub(r"\]\((\w+\.ipynb)", rf"]({colab_folder(repository)}/\1", text)
         source = f"https://github.com/{repository}/blob/main/book"
