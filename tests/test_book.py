@@ -227,6 +227,15 @@ def test_terms_and_citations_say_what_they_mean(chromium, theme, width):
         assert link.get_attribute("aria-describedby") is None
         link.blur()
     assert box.count() == 0
+
+    # The link that stands furthest to the right leaves the least room.
+    links = tab.locator(".bd-article a[href*='references.html#']")
+    edges = links.evaluate_all("(all) => all.map((link) => link.getBoundingClientRect().right)")
+    links.nth(edges.index(max(edges))).hover()
+    box.wait_for()
+    place = box.bounding_box()
+    assert place["width"] > 250
+    assert place["x"] >= 0 and place["x"] + place["width"] <= width
     context.close()
 
 
