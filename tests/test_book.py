@@ -150,23 +150,27 @@ AXE_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("page", "theme", "width"), AXE_CASES)
-def test_axe_finds_no_barrier(visit, page):
-    """axe-core, the usual checker of accessibility, finds only what is known of the theme."""
+def barriers(tab, known: set[str]) -> dict[str, list[str]]:
+    """Rules of axe-core that a page breaks, without the known ones, and up to three places each."""
     from axe_playwright_python.sync_playwright import Axe
 
-    tab, _ = visit
-    if tab.locator(".nca-player").count():
-        tab.locator(".nca-player canvas").first.wait_for()
     # Colours fade in when the theme is set; half-way their contrast is nobody's concern.
     tab.wait_for_function("document.getAnimations().length === 0")
-    known = THEME_KNOWN | (BIBLIOGRAPHY_KNOWN if page == "book/references.html" else set())
-    found = {
+    return {
         rule["id"]: [node["html"][:120] for node in rule["nodes"][:3]]
         for rule in Axe().run(tab).response["violations"]
         if rule["id"] not in known
     }
-    assert found == {}
+
+
+@pytest.mark.parametrize(("page", "theme", "width"), AXE_CASES)
+def test_axe_finds_no_barrier(visit, page):
+    """axe-core, the usual checker of accessibility, finds only what is known of the theme."""
+    tab, _ = visit
+    if tab.locator(".nca-player").count():
+        tab.locator(".nca-player canvas").first.wait_for()
+    known = THEME_KNOWN | (BIBLIOGRAPHY_KNOWN if page == "book/references.html" else set())
+    assert barriers(tab, known) == {}
 
 
 def test_dark_theme_is_dark(chromium):
@@ -182,6 +186,71 @@ def test_dark_theme_is_dark(chromium):
         context.close()
     assert brightness["light"] > 200
     assert brightness["dark"] < 60
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_terms_and_citations_say_what_they_mean(chromium, theme, width):
+    """Under the pointer and under the keyboard; Escape closes, the pointer may rest on the text."""
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    viewport = {"width": width, "height": 900}
+    context = chromium.new_context(offline=True, color_scheme=theme, viewport=viewport)
+    tab = context.new_page()
+    tab.goto((HTML / "book" / "04_es_training.html").as_uri())
+    box = tab.get_by_role("tooltip")
+    for kind, words in [
+        ("glossary.html#term-evolution-strategy", "looks at one score for each attempt"),
+        ("references.html#", "Evolution strategies as a scalable alternative"),
+    ]:
+        link = tab.locator(f".bd-article a[href*='{kind}']").first
+        assert link.get_attribute("title") is None
+        link.scroll_into_view_if_needed()
+        link.hover()
+        box.wait_for()
+        assert words in box.inner_text()
+        assert link.get_attribute("aria-describedby") == box.get_attribute("id")
+        place = box.bounding_box()
+        assert place["x"] >= 0 and place["x"] + place["width"] <= width
+        assert place["y"] >= 0 and place["y"] + place["height"] <= viewport["height"]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert barriers(tab, THEME_KNOWN) == {}
+        middle = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+        tab.mouse.move(*middle, steps=3)
+        assert tab.evaluate(
+            "new Promise((done) => setTimeout(() => done(!document.querySelector("
+            "'#book-preview').hidden), 400))"
+        ), "the pointer rests on the box, and the box is gone"
+        tab.mouse.move(1, 1)
+        box.wait_for(state="hidden")
+
+        tab.keyboard.press("Shift")  # from here on a focus is the keyboard's
+        link.focus()
+        box.wait_for()
+        tab.keyboard.press("Escape")
+        box.wait_for(state="hidden")
+        assert link.evaluate("(link) => link === document.activeElement")
+        assert link.get_attribute("aria-describedby") is None
+        link.blur()
+    assert box.count() == 0
+
+    # The link that stands furthest to the right leaves the least room.
+    links = tab.locator(".bd-article a[href*='references.html#']")
+    edges = links.evaluate_all("(all) => all.map((link) => link.getBoundingClientRect().right)")
+    links.nth(edges.index(max(edges))).hover()
+    box.wait_for()
+    place = box.bounding_box()
+    assert place["width"] > 250
+    assert place["x"] >= 0 and place["x"] + place["width"] <= width
+    context.close()
+
+
+def test_every_term_and_citation_has_a_preview(page):
+    text = (HTML / page).read_text(encoding="utf-8")
+    links = re.findall(r'href="((?:glossary|references)\.html#[^"]+)"', text)
+    assert ("scripts/previews.js" in text) == bool(links)
+    texts = (HTML / "_static" / "previews-data.js").read_text(encoding="utf-8")
+    assert [link for link in links if f'"{link.replace(".html", "")}":' not in texts] == []
 
 
 def test_icons_show_and_are_not_read_aloud(chromium):

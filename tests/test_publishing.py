@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import add_remote, load_script
 
+from nca_lib.train import PRESETS
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+RUNS = ROOT / "nca_lib" / "data" / "runs"
 publishing = load_script("book/_ext/publishing.py")
+previews = load_script("book/_ext/previews.py")
 
 # Owners on GitHub that the repository may name: of tools that it uses, and of works that it cites.
 KNOWN_OWNERS = {"googlefonts", "jax-ml"}
@@ -186,6 +190,20 @@ def test_published_exercises_keep_their_numbers_and_fold_their_solutions():
     assert folded == [None, None, None, "form", None, None]
 
 
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("from the {term}`seed`.", "from the seed."),
+        ("two *{term}`pairs <mirrored pair>`* of", "two *pairs* of"),
+        ("a {term}`mirrored\npair`", "a mirrored\npair"),
+        ("{term}`a<b>` {term}`c`", "a c"),
+        ("`term` {math}`x`", "`term` {math}`x`"),
+    ],
+)
+def test_a_term_is_plain_text_elsewhere(text, plain):
+    assert publishing.plain_markdown(text, "") == plain
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_of_a_chapter_needs_jupyter_book(path):
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -243,7 +261,7 @@ def test_downloads_run_anywhere(built):
         setup = next(cell["source"] for cell in cells if cell["cell_type"] == "code")
         assert f'LIBRARY = "{library}"\n' in setup
         assert all(not cell.get("outputs") for cell in cells)
-        assert "{cite}" not in text
+        assert "{cite}" not in text and "{term}" not in text
 
 
 def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
@@ -276,6 +294,67 @@ def test_command_line(monkeypatch, capsys, tmp_path):
         publishing.main(["branch", str(tmp_path / "x")])
     with pytest.raises(SystemExit, match="address"):
         publishing.main(["adress"])
+
+
+def test_previews_are_what_the_pages_say(built):
+    html, _ = built
+    texts = previews.collect_previews(html)
+    written = (html / "_static" / previews.DATA).read_text(encoding="utf-8")
+    assert json.loads(written.removeprefix("window.bookPreviews = ").removesuffix(";\n")) == texts
+    assert texts["glossary#term-mature"] == "Said of a cell whose alpha exceeds 0.1."
+    # Two names, one definition; the link to the section is no part of it.
+    assert texts["glossary#term-NCA"] == texts["glossary#term-neural-cellular-automaton"]
+    assert not [key for key, text in texts.items() if "Explained in" in text or len(text) < 30]
+    (life,) = (text for text in texts.values() if "solitaire" in text)
+    assert life.startswith("Martin Gardner. The fantastic combinations of John Conway")
+
+
+def test_every_definition_leads_to_a_chapter():
+    """One or two short sentences, and the section that explains the term at length."""
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S.*)\n((?:  .*\n|\n)+)", text.split(":sorted:\n")[1], re.M)
+    assert len(entries) >= 30
+    for term, body in entries:
+        definition, source = body.strip().split("\n\n")
+        assert len(definition.split()) <= 45, term
+        where = re.fullmatch(
+            r" *Explained in chapter (\d): \[.*\]\(0(\d)_\w+\.ipynb(#.+)?\)\.", source
+        )
+        assert where and where[1] == where[2], term
+
+
+def test_every_term_of_the_chapters_is_in_the_glossary_and_used_sparingly():
+    glossary = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").lower()
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        terms = re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`", text)
+        assert len(terms) <= 8, path.name
+        assert len(set(map(str.lower, terms))) == len(terms), path.name
+        assert all(f"\n{term.lower()}\n" in glossary for term in terms), path.name
+
+
+def test_afterword_quotes_the_runs():
+    """Its numbers are those of the shipped runs, and of the reference's preset."""
+    text = (ROOT / "book" / "afterword.md").read_text(encoding="utf-8")
+    runs = {
+        name: json.loads((ROOT / f"nca_lib/data/runs/{name}/run.json").read_text())
+        for name in ("reference", "lizard", "lizard-backprop")
+    }
+    first, lizard, backprop = runs.values()
+    whole, side = PRESETS["reference"].generations, first["config"]["size"] + 8
+    for sentence in (
+        f"asks for {whole:,} generations on a grid of {side} × {side} cells",
+        f"stopped after {first['config']['generations']} of them",
+        f"a loss of {first['loss']['mean']:.3f}, where an {{term}}`empty grid` scores "
+        f"{first['empty_loss']:.3f}.",
+        f"about {lizard['parameters']:,} weights",
+        f"a loss of {lizard['loss']['mean']:.4f} after {lizard['rollouts']:,} rollouts, "
+        f"`lizard-backprop` at {backprop['loss']['mean']:.4f} after {backprop['rollouts']:,}.",
+    ):
+        assert sentence in " ".join(text.split())
+    devices = [json.loads(path.read_text())["device"] for path in RUNS.glob("*/run.json")]
+    assert ("leave the CPU" in text) == all(" x cpu" in device for device in devices)
 
 
 # What classifiers and free text say, as SPDX says it.

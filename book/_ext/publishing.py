@@ -29,6 +29,7 @@ GITHUB = re.compile(
 )
 BOX = re.compile(r"^:::+\{(?:admonition\} ?([^\n]*)|(\w+)\})\n(.*?)^:::+$", re.M | re.S)
 SOLUTION = re.compile(r"^:::\{solution-start\} (.+)\n:class: dropdown\n:::\n?(.*)", re.M | re.S)
+TERM = re.compile(r"\{term\}`([^`<]*[^`<\s])(?:\s*<[^`>]*>)?`")
 EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
 
 
@@ -79,7 +80,7 @@ def published(notebook: dict, repository: str, library: str) -> dict:
     """Make a chapter fit to be read alone, anywhere: on Colab, or downloaded.
 
     The set-up cell learns where the library is, links between chapters lead to Colab, and what only
-    Jupyter Book understands, citations and boxes, becomes plain Markdown. Outputs are dropped.
+    Jupyter Book understands (citations, terms, boxes) becomes plain Markdown. Outputs are dropped.
 
     Args:
         notebook: as read from JSON; it is not changed.
@@ -115,12 +116,16 @@ def published(notebook: dict, repository: str, library: str) -> dict:
 
 
 def plain_markdown(text: str, repository: str) -> str:
-    """Replace boxes, citations and relative links by what every Markdown viewer understands."""
+    """Replace boxes, citations, terms and relative links by what any Markdown viewer understands.
+
+    A term, {term}`pairs <mirrored pair>` or {term}`seed`, becomes the text that the book shows.
+    """
     text = re.sub(r":::\{solution-end\}\n:::\n*", "", text)
     text = re.sub(SOLUTION, _folded, text)
     text = re.sub(BOX, _box, text)
     text = re.sub(r"\{ref\}`(exercise-[^`]+)`", lambda match: exercise_name(match[1]), text)
     text = re.sub(r"\{cite\}`([^`]+)`", lambda match: _citations(match[1]), text)
+    text = re.sub(TERM, r"\1", text)
     if repository:
         text = re.sub(r"\]\((\w+\.ipynb)", rf"]({colab_folder(repository)}/\1", text)
         source = f"https://github.com/{repository}/blob/main/book"
