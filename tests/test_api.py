@@ -5,13 +5,14 @@ import doctest
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import load_script
+from conftest import load_script, skip_or_fail
 
 import nca_lib
 
@@ -145,6 +146,23 @@ def test_pages_name_every_module_once():
     assert sorted(listed) == MODULES
     for name, home in nca_lib._HOMES.items():
         assert f"{{py:obj}}`nca_lib.{name} <nca_lib.{home}.{name}>`" in PAGES["api.md"]
+
+
+@pytest.mark.browser
+def test_built_book_lists_everything():
+    """The inventory that Sphinx has written has every public object and every field."""
+    from sphinx.util.inventory import InventoryFile
+
+    html = os.environ.get("BOOK_HTML", BOOK.parent / "_build" / "html")
+    path = Path(html) / "objects.inv"
+    if not path.exists():
+        skip_or_fail(f"no book at {html}; build it first with `make book`")
+    with path.open("rb") as file:
+        kinds = InventoryFile.load(file, "", lambda base, address: address)
+    listed = {name for kind, names in kinds.items() if kind.startswith("py:") for name in names}
+    wanted = {f"nca_lib.{path}" for path in DOCUMENTED}
+    wanted |= {f"nca_lib.train.Config.{name}" for name in OBJECTS["train.Config"].__annotations__}
+    assert wanted - listed == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
