@@ -29,6 +29,8 @@ class Training:
     It does what `nca_lib.train.train` does, with the same keys, and writes files only when asked.
     Like `nca_lib.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
 
+    Explained in chapter 4, "Turn the knobs".
+
     Args:
         config: what to train. `generations` counts those of `before`, too.
         before: a training to go on from. Only its weights, its history and its count of
@@ -56,6 +58,9 @@ class Training:
     def check_fits(self, config: Config) -> None:
         """Refuse a configuration whose weights have another shape.
 
+        Args:
+            config: what to go on with.
+
         Raises:
             ValueError: it has other channels, or another hidden width.
         """
@@ -67,6 +72,9 @@ class Training:
         """Train for about so many seconds, and append a row to the history.
 
         The first call compiles, which `self.seconds` does not count, and does one generation.
+
+        Args:
+            seconds: how long, by the rate of the piece before.
 
         Raises:
             RuntimeError, FloatingPointError: the population died or exploded.
@@ -100,6 +108,9 @@ class Training:
         there is one: none repeats a training that was changed on its way, nor one that ends before
         its learning rate has fallen as planned.
 
+        Args:
+            out: the folder, made if needed.
+
         Raises:
             ValueError: the folder holds a run already.
             OSError: it cannot be written.
@@ -116,6 +127,13 @@ class Training:
 
 def command_line(config: Config, out: Path) -> str:
     """What to type to train a configuration into a folder.
+
+    Args:
+        config: what to train.
+        out: the run folder.
+
+    Returns:
+        A command for a POSIX shell.
 
     Example:
         >>> command_line(Config(std=0.05), Path("my-run"))

@@ -23,20 +23,31 @@ POOL = 256  # states in the sample pool
 class State(NamedTuple):
     """Everything that changes while a rule is trained by gradients."""
 
-    params: Any  # weights, a pytree
-    opt_state: optax.OptState
-    pool: jax.Array  # (POOL, H, W, C) float32; (0, H, W, C) where every start is the seed
+    params: Any  #: weights, a pytree
+    opt_state: optax.OptState  #: of the optimizer
+    pool: jax.Array  #: (POOL, H, W, C) float32; (0, H, W, C) where every start is the seed
 
 
 class Descent(NamedTuple):
-    """Gradient descent with Adam, in the place of `nca_lib.evolution.Strategy`."""
+    """Gradient descent with Adam, in the place of `nca_lib.evolution.Strategy`.
 
-    optimizer: optax.GradientTransformation
-    start: jax.Array  # (H, W, C) float32, the seed
-    pool: int  # number of states in the pool; 0 for none
+    Explained in chapter 6, "The same task, twice".
+    """
+
+    optimizer: optax.GradientTransformation  #: what turns gradients into steps
+    start: jax.Array  #: (H, W, C) float32, the seed
+    pool: int  #: number of states in the pool; 0 for none
 
     def init(self, key: jax.Array, params: Any) -> State:
-        """Make the state that training starts from (the key is not needed)."""
+        """Make the state that training starts from.
+
+        Args:
+            key: not used.
+            params: initial weights, a pytree.
+
+        Returns:
+            The state, its pool full of seeds.
+        """
         pool = jnp.broadcast_to(self.start, (self.pool, *self.start.shape))
         return State(params, self.optimizer.init(params), pool)
 
@@ -54,6 +65,8 @@ def adam_of_directions(learning_rate: Callable[[int], float]) -> optax.GradientT
     The gradient through many steps now and then is a thousand times as long as usual; its direction
     is still of use. An array whose gradient is not finite counts as zero, and momentum goes on.
 
+    Explained in chapter 6, "The same task, twice".
+
     Args:
         learning_rate: optax schedule of Adam's step.
 
@@ -70,6 +83,8 @@ def draw_starts(
     """Take starts out of the pool; the worst begins anew from the seed, others may be damaged.
 
     States that explode teach nothing, and begin anew as well.
+
+    Explained in chapter 6, "Through many steps".
 
     Args:
         key: random key.
@@ -95,18 +110,20 @@ def draw_starts(
 
 
 def make_descend(descent: Descent, task: Any) -> Callable:
-    """Compile a run of gradient steps (chapter 6).
+    """Compile a run of gradient steps.
 
     The rollouts of a batch are spread over all devices. In the configuration `population` is the
     size of the batch, `generations` counts steps, and an `age` other than 0 asks for the pool, in
     which a state may grow as old as it likes.
+
+    Explained in chapter 6, "The same task, twice".
 
     Args:
         descent: the optimizer and the pool.
         task: from `nca_lib.train.make_task`.
 
     Returns:
-        descend(state, key, start, count) -> (state, metrics), as of
+        `descend(state, key, start, count) -> (state, metrics)`, as of
         `nca_lib.evolution.make_evolve`.
     """
     config, target = task.config, jnp.asarray(task.target)

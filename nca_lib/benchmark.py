@@ -1,5 +1,7 @@
 """The reference notebook, plain JAX and this library, timed side by side (appendix A1).
 
+From the command line::
+
     python -m nca_lib.benchmark --json benchmark.json
 
 One generation (ask, evaluate, tell) is timed of four implementations of the same experiment, by
@@ -55,13 +57,15 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
     After the warm-up the generations alternate between implementations, so that a busy moment of
     the machine does not fall on one alone.
 
+    Explained in appendix A1, "What is timed".
+
     Args:
         config: the experiment; its mask is set by each implementation.
         repeats: timed generations of each, at least 1.
         only: implementations to time, of `NAMES`.
 
     Returns:
-        What `--json` writes: `settings`, `device`, `versions`, `skipped` (name -> reason),
+        What `--json` writes, by name. `settings`, `device`, `versions`, `skipped` (name -> reason),
         `flops_per_cell`, `matmul_gflops` (the machine's own rate), and by implementation `seconds`
         (all of them), `rollouts_per_second` (of the median), `cell_updates_per_second`, `gflops`,
         `fraction_of_matmul`, `peak_memory_bytes` (of the process so far, compilation included),
@@ -100,8 +104,13 @@ def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], 
     Two, since the reference compiles twice: its first generation leaves the whole population in
     the module.
 
+    Args:
+        config: the experiment; its mask is set by each implementation.
+        only: implementations to compile, of `NAMES`.
+
     Returns:
-        By name: what runs, (generation, state); why what does not is skipped; the peak memory.
+        Three dictionaries by name, of what runs, (generation, state), of why what does not is
+        skipped, and of the peak memory in bytes.
     """
     makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
     running, skipped, peaks = {}, {}, {}
@@ -126,6 +135,9 @@ def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dic
         config: what was timed.
         seconds: timed generations by implementation.
         matmul: the machine's own rate, in FLOP/s.
+
+    Returns:
+        Part of what `benchmark` returns.
     """
     rollouts = {name: config.population / statistics.median(s) for name, s in seconds.items()}
     cells = {name: rate * cells_computed(name, config) for name, rate in rollouts.items()}
@@ -144,7 +156,17 @@ def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dic
 
 
 def cells_computed(name: str, config: Config) -> int:
-    """Count the cells that one rollout sends through the network."""
+    """Count the cells that one rollout sends through the network.
+
+    Explained in appendix A1, "One change at a time".
+
+    Args:
+        name: an implementation, of `NAMES`.
+        config: the experiment.
+
+    Returns:
+        Cells, summed over the steps.
+    """
     side = config.size + 2 * config.padding
     if not name.startswith("ours"):
         return side**2 * config.num_steps
@@ -154,7 +176,10 @@ def cells_computed(name: str, config: Config) -> int:
 
 
 def flops_per_cell(config: Config) -> int:
-    """Count the multiplications and additions of the two dense layers, 3C -> hidden -> C."""
+    """Count the multiplications and additions of the two dense layers, 3C -> hidden -> C.
+
+    Explained in appendix A1, "Count first".
+    """
     return 2 * (3 * config.channels * config.hidden + config.hidden * config.channels)
 
 
@@ -178,6 +203,8 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
     The two dense layers of a generation, and nothing else: half of a whole grid's cells times the
     weights of a member, one member after another on a CPU, side by side elsewhere. All
     devices work at once, each on its share of the population.
+
+    Explained in appendix A1, "Where the time goes".
 
     Args:
         config: gives the shapes.
@@ -214,7 +241,16 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
 
 
 def make_ours(task: Task) -> tuple[Generation, Any]:
-    """This library, as `nca_lib.train` calls it."""
+    """Set up this library, as `nca_lib.train` calls it.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        task: its mask decides between `ours` and `ours_bernoulli`.
+
+    Returns:
+        One generation, `(state, key) -> state`, and the state to start from.
+    """
     strategy = make_strategy(task.config, task.params)
     evolve = make_evolve(strategy, task.fitness, prepare=task.prepare)
 
@@ -227,12 +263,18 @@ def make_ours(task: Task) -> tuple[Generation, Any]:
 def plain_step(weights: dict, state: jax.Array, fire: jax.Array, config: Config) -> jax.Array:
     """One step as one would first write it: every cell is computed, then half are kept.
 
+    Explained in appendix A1, "What is timed".
+
     Args:
-        weights: {"hidden": {"kernel", "bias"}, "output": ...}. The rows of the first kernel go
-            channel by channel, three views each, as a grouped convolution returns them.
+        weights: kernel and bias of "hidden" and of "output", nested by name. The rows of the
+            first kernel go channel by channel, three views each, as a grouped convolution returns
+            them.
         state: (H, W, C) float32.
         fire: (H, W) bool.
         config: gives channels, step size and threshold.
+
+    Returns:
+        (H, W, C) float32, the next state.
     """
 
     def alive(state):
@@ -255,7 +297,16 @@ def plain_step(weights: dict, state: jax.Array, fire: jax.Array, config: Config)
 
 
 def plain_loss(weights: dict, fires: jax.Array, task: Task) -> jax.Array:
-    """Grow from the seed and average the loss over the last steps: float32 scalar."""
+    """Grow from the seed and average the loss over the last steps.
+
+    Args:
+        weights: as of `plain_step`.
+        fires: (T, H, W) bool.
+        task: gives the start, the target and the window.
+
+    Returns:
+        float32 scalar.
+    """
 
     def step(state, fire):
         state = plain_step(weights, state, fire, task.config)
@@ -265,7 +316,10 @@ def plain_loss(weights: dict, fires: jax.Array, task: Task) -> jax.Array:
 
 
 def make_plain(task: Task) -> tuple[Generation, Any]:
-    """Plain functions, `vmap` over the population, one device."""
+    """Set up plain functions, `vmap` over the population, one device; see `make_ours`.
+
+    Explained in appendix A1, "What is timed".
+    """
     weights = nnx.to_pure_dict(task.params)
     strategy = make_strategy(task.config, weights)
 
@@ -281,7 +335,13 @@ def make_plain(task: Task) -> tuple[Generation, Any]:
 
 
 def reference_system(config: Config) -> nnx.Module:
-    """The notebook's automaton, from the same parts of CAX.
+    """Make the notebook's automaton, from the same parts of CAX.
+
+    Args:
+        config: gives the seed, channels, hidden size, step size and threshold.
+
+    Returns:
+        A complex system of CAX.
 
     Raises:
         ImportError: CAX is not installed, or not the 0.3 that the notebook was written for: 0.4
@@ -314,7 +374,15 @@ def reference_system(config: Config) -> nnx.Module:
 
 
 def make_reference(task: Task) -> tuple[Generation, Any]:
-    """The notebook's generation: every state of every member is kept, then measured.
+    """Set up the notebook's generation: every state of every member is kept, then measured.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        task: what to run.
+
+    Returns:
+        As of `make_ours`.
 
     Raises:
         ImportError: see `reference_system`.
@@ -355,7 +423,10 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
 
 
 def table(report: dict) -> str:
-    """Lay out what `benchmark` returns as lines of text."""
+    """Lay out what `benchmark` returns as lines of text.
+
+    Explained in appendix A1, "A short race".
+    """
     settings, ratios = report["settings"], report["ratio_to_reference"]
     side = settings["size"] + 2 * settings["padding"]
     lines = [
@@ -378,12 +449,17 @@ def table(report: dict) -> str:
 
 
 def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
-    """The notebook's experiment at another size.
+    """Make the notebook's experiment, at another size.
+
+    Explained in appendix A1, "How cost grows".
 
     Args:
         size: side of the grid in cells, the target's padding included; even.
         steps: steps of a rollout, all of them measured.
-        **fields: others of `Config`.
+        **fields: others of `nca_lib.train.Config`.
+
+    Returns:
+        The configuration.
 
     Raises:
         ValueError: size odd or under 2.

@@ -3,10 +3,10 @@
 What is decided here, by an if or by counting, has a derivative of zero wherever it has one.
 Evolution does not ask for it. For backpropagation every decision can be replaced, in two ways:
 
-"straight": decide, and pretend on the way back that a smooth curve was followed instead (the
-straight-through estimator, Bengio, Leonard and Courville 2013).
-"soft": follow the smooth curve in both directions. What is trained then is another system, which
-has to be measured as the real one.
+- "straight": decide, and pretend on the way back that a smooth curve was followed instead (the
+  straight-through estimator, Bengio, Leonard and Courville 2013).
+- "soft": follow the smooth curve in both directions. What is trained then is another system, which
+  has to be measured as the real one.
 """
 
 import jax
@@ -22,6 +22,8 @@ WORLD = 64  # side of its grid, in cells
 
 def decide(hard: jax.Array, soft: jax.Array, surrogate: str = "") -> jax.Array:
     """Choose between a decision and the smooth curve that stands for it.
+
+    Explained in chapter 7, "A decision has no slope".
 
     Args:
         hard: what is decided, any shape.
@@ -39,7 +41,17 @@ def decide(hard: jax.Array, soft: jax.Array, surrogate: str = "") -> jax.Array:
 
 
 def bit(x: jax.Array, surrogate: str = "") -> jax.Array:
-    """Decide whether numbers are positive: 1 or 0, float32, and a sigmoid for the surrogates."""
+    """Decide whether numbers are positive.
+
+    Explained in chapter 7, "Cells made of ifs".
+
+    Args:
+        x: float32, any shape.
+        surrogate: see `decide`; the curve is a sigmoid, as steep as `SLOPES` says.
+
+    Returns:
+        float32 of the same shape, 1 where x is positive and else 0; for "soft" in between.
+    """
     return decide(x > 0, jax.nn.sigmoid(SLOPES[surrogate] * x), surrogate)
 
 
@@ -49,12 +61,14 @@ def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
     The body is where alpha is over one half. The last of its cells counts, so that it is not
     enough to grow to the right: whatever was on the left has to go.
 
+    Explained in chapter 7, "Walk to the right".
+
     Args:
         state: (H, W, C) float32.
         surrogate: see `decide`; the curve is a soft minimum of columns, weighted by alpha.
 
     Returns:
-        float32 scalar: minus the number of columns between the start (W // 2) and the leftmost cell
+        float32 scalar, minus the number of columns between the start (W // 2) and the leftmost cell
         of the body, to be minimised. Without a body W // 2.
     """
     alpha, half = state[..., -1], state.shape[1] // 2
@@ -70,6 +84,8 @@ def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
 
 def life_step(grid: jax.Array, surrogate: str = "") -> jax.Array:
     """Advance Conway's Life by one step: three neighbours give birth, two or three keep alive.
+
+    Explained in chapter 7, "A goal inside a game".
 
     Args:
         grid: (H, W) float32, 1 where a cell lives, else 0. Borders are joined, as on a torus.
@@ -89,7 +105,17 @@ def life_step(grid: jax.Array, surrogate: str = "") -> jax.Array:
 
 
 def place(body: jax.Array, size: int = WORLD) -> jax.Array:
-    """Put a pattern (H, W), even, in the middle of an empty grid (size, size)."""
+    """Put a pattern in the middle of an empty grid.
+
+    Explained in chapter 7, "A goal inside a game".
+
+    Args:
+        body: (H, W) float32, H and W even.
+        size: side of the grid in cells, even, at least H and W.
+
+    Returns:
+        (size, size) float32.
+    """
     height, width = body.shape
     above, left = (size - height) // 2, (size - width) // 2
     return jnp.zeros((size, size)).at[above : above + height, left : left + width].set(body)
@@ -100,13 +126,15 @@ def methuselah(state: jax.Array, surrogate: str = "") -> jax.Array:
 
     Small patterns that live long are known as methuselahs (Gardner 1970).
 
+    Explained in chapter 7, "A goal inside a game".
+
     Args:
         state: (H, W, C) float32, at most `WORLD` wide and high; the body is where alpha is over
             one half.
         surrogate: see `decide`.
 
     Returns:
-        float32 scalar: minus the number of living cells for each cell of the body, to be
+        float32 scalar, minus the number of living cells for each cell of the body, to be
         minimised. The living are averaged over the last quarter of `LIFE_STEPS` steps; ten cells
         are added to the body, so that a chance find of three cells is not worth everything.
     """

@@ -57,8 +57,8 @@ def record(
             a weight.
 
     Returns:
-        Plain values for JSON: the weights as base64 of little-endian numbers, their SHA-256 and
-        CRC-32, and everything the rule needs: channels and their order, hidden size, step size,
+        Plain values for JSON. The weights as base64 of little-endian numbers, their SHA-256 and
+        CRC-32, and everything the rule needs, channels and their order, hidden size, step size,
         threshold, fire mask and rate, size and padding of the target.
 
     Raises:
@@ -125,11 +125,14 @@ def record(
 
 
 def flatten(params: Any, config: Config) -> np.ndarray:
-    """Lay all weights in a row, in the order of `ORDER`: (D,) float32.
+    """Lay all weights in a row, in the order of `ORDER`.
 
     Args:
         params: weights, like `Task.params`.
         config: says which shapes they must have.
+
+    Returns:
+        (D,) float32.
 
     Raises:
         ValueError: params are not weights of this configuration.

@@ -40,7 +40,9 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def save(path: str | Path, tree: Any, meta: dict) -> None:
-    """Save a pytree and a dictionary; an earlier file at `path` is kept as `<name>.previous`.
+    """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
+
+    Explained in chapter 4, "A minute of evolution".
 
     Args:
         path: file to write; its folder must exist.
@@ -48,8 +50,11 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
         meta: anything JSON can hold.
 
     Example:
-        >>> save("run/checkpoint", state, {"generation": 100})
-        >>> state, meta = load("run/checkpoint", like=state)
+        >>> state = {"mean": np.zeros(3, np.float32)}
+        >>> save("checkpoint", state, {"generation": 100})
+        >>> state, meta = load("checkpoint", like=state)
+        >>> meta
+        {'generation': 100}
     """
     path = Path(path)
     leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
@@ -63,13 +68,16 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
 
 
 def previous(path: str | Path) -> Path:
-    """Where `save` keeps the checkpoint before the last."""
+    """Where `save` keeps the checkpoint before the last: `path` with ".previous" added."""
     path = Path(path)
     return path.with_name(path.name + ".previous")
 
 
 def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
     """Read and verify one checkpoint file.
+
+    Args:
+        path: the file.
 
     Returns:
         The leaves in order and the dictionary.
@@ -121,7 +129,16 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
 
 
 def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
-    """Name each weight array: {"hidden.kernel": (3C, hidden), ...}."""
+    """Name each weight array: "hidden.kernel" (3C, hidden), "hidden.bias" (hidden,) and so on.
+
+    Explained in chapter 2, "Think".
+
+    Args:
+        params: the weights, a pytree.
+
+    Returns:
+        float32 arrays by name.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {f"{path[0].key}.{path[1].key}": np.asarray(leaf) for path, leaf in leaves}
 

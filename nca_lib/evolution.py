@@ -24,6 +24,8 @@ def use_cores(cores: int | None = None) -> int:
     XLA uses several cores for one large operation, but an NCA step is many small ones: members of
     a population in parallel use the cores better. On a machine with a GPU this changes nothing.
 
+    Explained in appendix A1, "One change at a time".
+
     Args:
         cores: number of CPU devices; default the cores this process may use.
 
@@ -51,13 +53,24 @@ def use_cores(cores: int | None = None) -> int:
 
 
 class Strategy(NamedTuple):
-    """An evosax strategy with its parameters, which always travel together."""
+    """An evosax strategy with its parameters, which always travel together.
 
-    algorithm: Any
-    params: Any
+    Explained in chapter 4, "Ask, evaluate, tell".
+    """
+
+    algorithm: Any  #: of evosax: `ask` and `tell`
+    params: Any  #: its settings, a pytree
 
     def init(self, key: jax.Array, mean: Any) -> Any:
-        """Make the strategy's state, its search distribution centred on the pytree `mean`."""
+        """Make the strategy's state.
+
+        Args:
+            key: random key.
+            mean: pytree of float32 arrays, the centre of the search distribution.
+
+        Returns:
+            What changes from generation to generation, a pytree.
+        """
         return self.algorithm.init(key, mean, self.params)
 
     def mean(self, state: Any) -> Any:
@@ -71,7 +84,19 @@ class Strategy(NamedTuple):
 
 
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
-    """Reduce a generation to a few numbers (evosax's own metrics hold whole weight vectors)."""
+    """Reduce a generation to a few numbers; evosax's own metrics hold whole weight vectors.
+
+    Args:
+        key: not used.
+        population: not used.
+        fitness: (N,) float32.
+        state: not used.
+        params: not used.
+
+    Returns:
+        float32 scalars by name. Mean, best, standard deviation and median of the fitness leave out
+        what is not finite, `nonfinite` counts it, and `tied` counts members at the median.
+    """
     finite = jnp.isfinite(fitness)
     median = jnp.median(jnp.where(finite, fitness, jnp.inf))
     return {
@@ -89,7 +114,9 @@ def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
 def open_es(
     params: Any, population: int, std: float, learning_rate: Callable[[int], float]
 ) -> Strategy:
-    """Set up OpenAI-ES with antithetic pairs, centered ranks and Adam (chapter 4).
+    """Set up OpenAI-ES with antithetic pairs, centered ranks and Adam.
+
+    Explained in chapter 4, "Ask, evaluate, tell".
 
     Args:
         params: pytree of float32 arrays, the shape of one member.
@@ -120,12 +147,14 @@ def open_es(
 def pgpe(
     params: Any, population: int, std: float, learning_rate: Callable[[int], float]
 ) -> Strategy:
-    """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own (chapter 4).
+    """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own.
 
     Where the better members are those that strayed far along a weight, its sigma grows; where they
     are those that stayed close, it shrinks. Each weight's step is in proportion to its sigma, so
     that sigma is the unit of everything. Gradient descent with momentum 0.9 replaces Adam, which
     would make the steps of all weights alike again.
+
+    Explained in chapter 4, "A σ for every weight".
 
     Args:
         params: pytree of float32 arrays, the shape of one member.
@@ -156,6 +185,11 @@ def pgpe(
 def check_population(population: int) -> None:
     """Refuse a population that cannot be made of mirrored pairs.
 
+    Explained in chapter 4, "The estimator, and its mirror image".
+
+    Args:
+        population: N, number of members.
+
     Raises:
         ValueError: odd, or under 2.
     """
@@ -166,11 +200,13 @@ def check_population(population: int) -> None:
 def population_mesh(population: int) -> Mesh:
     """Lay the devices in a row that will share a population in equal parts.
 
+    Explained in chapter 8, "What crosses between devices".
+
     Args:
         population: N, number of members.
 
     Returns:
-        A mesh of the most devices that divide N: all of them for a power of two on 2, 4, 8, ...
+        A mesh of the most devices that divide N, all of them for a power of two on 2, 4, 8, ...
         devices, but 4 of 6 cores for N = 64. Across several processes, of all devices of all.
 
     Raises:
@@ -193,6 +229,8 @@ def evaluate_share(
 
     Runs inside `shard_map`. All members get the same luck, such as the same fire masks (common
     random numbers): they then differ by their weights alone.
+
+    Explained in chapter 8, "What crosses between devices".
 
     Args:
         fitness_fn: (params, luck) -> float32 scalar, lower is better.
@@ -217,10 +255,12 @@ def make_evolve(
     chunk: int | None = None,
     prepare: Callable[[Any, jax.Array], Any] = lambda mean, key: key,
 ) -> Callable:
-    """Compile a run of generations (chapter 4).
+    """Compile a run of generations.
 
     Python is left out of the loop between two log points: however many generations are asked
     for, they are one call, and one compilation serves all counts.
+
+    Explained in chapter 4, "Many generations in one call".
 
     Args:
         strategy: from `open_es` or `pgpe`.
@@ -231,7 +271,7 @@ def make_evolve(
             members share, such as a state that the mean has grown. Default: the key itself.
 
     Returns:
-        evolve(state, key, start, count) -> (state, metrics): runs generations start to
+        `evolve(state, key, start, count) -> (state, metrics)`. It runs generations start to
         start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
         the last generation, both as NumPy arrays. Each generation's randomness depends on `key`
         and its number alone, so a run cut in two equals the run in one piece.
@@ -255,12 +295,14 @@ def make_evolve(
 def compile_loop(step: Callable, mesh: Mesh) -> Callable:
     """Compile (state, key) -> (state, metrics), repeated on every device alike.
 
+    Explained in chapter 8, "What crosses between devices".
+
     Args:
         step: one generation; may use collectives over `AXIS`.
         mesh: from `population_mesh`.
 
     Returns:
-        run(state, key, start, count) -> (state, metrics), see `make_evolve`.
+        `run(state, key, start, count) -> (state, metrics)`, see `make_evolve`.
     """
 
     def loop(state, key_data, start, count):

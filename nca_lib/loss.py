@@ -12,6 +12,8 @@ from nca_lib.rollout import grow, grow_and_measure
 def mse(state: jax.Array, target: jax.Array) -> jax.Array:
     """Mean squared error between a state's RGBA and the target, over cells and channels.
 
+    Explained in chapter 3, "One number for one moment".
+
     Args:
         state: (..., H, W, C) float32; the last four channels are RGBA.
         target: (H, W, 4) float32 in [0, 1].
@@ -28,14 +30,23 @@ def mse(state: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def empty_loss(target: jax.Array) -> jax.Array:
-    """Loss of a grid with nothing on it: what a dead population scores."""
+    """Loss of a grid with nothing on it: what a dead population scores.
+
+    Explained in chapter 1, "The loss of an empty grid".
+
+    Args:
+        target: (H, W, 4) float32 in [0, 1].
+
+    Returns:
+        float32 scalar.
+    """
     return jnp.mean(jnp.square(target))
 
 
 def overflow_loss(state: jax.Array, limit: float = 2.0) -> jax.Array:
     """Mean squared distance of a state's values from [-limit, limit], hidden channels included.
 
-    Added to a loss it keeps patterns from exploding (chapter 3).
+    Added to a loss it keeps patterns from exploding: see chapter 3, "What nobody asked for".
 
     Args:
         state: (..., H, W, C) float32.
@@ -57,10 +68,12 @@ def window_loss(
     reach: int | None = None,
     overflow: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Grow, and average a measure over the last `window` steps (chapter 3).
+    """Grow, and average a measure over the last `window` steps.
 
     The steps before the window are free: the pattern may take any path, so long as it arrives
     in time and stays until the end.
+
+    Explained in chapter 3, "A window in time".
 
     Args:
         model: the cell rule.
@@ -98,7 +111,9 @@ def growth_loss(
     window: int,
     reach: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Grow towards a target: `window_loss` of the mean squared error (chapter 3).
+    """Grow towards a target: `window_loss` of the mean squared error.
+
+    Explained in chapter 3, "A window in time".
 
     Args:
         model: the cell rule.

@@ -28,14 +28,16 @@ KERNELS = KERNELS.astype(np.float32)
 
 
 def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
-    """Let every cell see its neighbourhood through fixed 3 x 3 kernels (chapter 2).
+    """Let every cell see its neighbourhood through fixed 3 x 3 kernels.
+
+    Explained in chapter 2, "See".
 
     Args:
         state: (H, W, C) float32. Beyond the border everything is zero.
         kernels: (3, 3, K) float32, applied to each channel alike (a cross-correlation).
 
     Returns:
-        (H, W, K * C) float32: all channels through the first kernel, then through the second, ...
+        (H, W, K * C) float32, all channels through the first kernel, then through the second, ...
     """
     height, width, _ = state.shape
     padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
@@ -50,7 +52,9 @@ def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
 
 
 def living_mask(state: jax.Array, threshold: float = 0.1) -> jax.Array:
-    """Find the cells that are alive or have a living neighbour (chapter 2).
+    """Find the cells that are alive or have a living neighbour.
+
+    Explained in chapter 2, "Live".
 
     Args:
         state: (H, W, C) float32; alpha is the last channel.
@@ -78,7 +82,9 @@ BLOCK = 2**16
 
 
 class NCA(nnx.Module):
-    """The network that every cell runs, and one step of the whole grid (chapter 2).
+    """The network that every cell runs, and one step of the whole grid.
+
+    Explained in chapter 2, "One whole step".
 
     Two dense layers, shared by all cells: 3C -> hidden -> C. The last one starts at zero, so that
     an untrained rule leaves the grid as it is.
@@ -90,10 +96,11 @@ class NCA(nnx.Module):
             the CAX notebook, which doubles the updates it keeps.
         alive_threshold: see `living_mask`.
         precision: of the dense layers, "float32", "tf32" or "bfloat16"; the state is always
-            float32. On a CPU "tf32" is float32 (appendix A1).
+            float32. On a CPU "tf32" is float32. See
+            appendix A1, "Fewer bits".
         activation: of the hidden layer.
         settle: what becomes of a cell's numbers after each update; nothing by default. Cells that
-            do not fire pass through it as well (chapter 7).
+            do not fire pass through it as well. See chapter 7, "Cells made of ifs".
         rngs: source of the initial weights of the hidden layer (LeCun normal).
 
     Raises:
@@ -135,7 +142,10 @@ class NCA(nnx.Module):
         self.settle = settle
 
     def update(self, perception: jax.Array) -> jax.Array:
-        """Compute what a cell adds to itself: (..., 3C) float32 -> (..., C) float32."""
+        """Compute what a cell adds to itself: perception (..., 3C) -> (..., C), both float32.
+
+        Explained in chapter 2, "Think".
+        """
         shape = (*perception.shape[:-1], self.output.out_features)
         rows = perception.reshape(-1, perception.shape[-1])
         blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
@@ -181,6 +191,8 @@ class NCA(nnx.Module):
 
 def seed_state(height: int, width: int, channels: int) -> jax.Array:
     """Make the state that everything grows from: one cell with alpha 1 in an empty grid.
+
+    Explained in chapter 2, "A grid of cells".
 
     Args:
         height: H, in cells.

@@ -56,6 +56,8 @@ def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
 
     A premultiplied colour `c` with alpha `a` becomes `min(c, a) / a`; where `a` is 0 it is black.
 
+    Explained in chapter 5, "Eight lizards".
+
     Args:
         state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
         premultiplied: whether the colour channels are already multiplied by alpha.
@@ -79,6 +81,8 @@ def to_rgb(
 
     With premultiplied colour `c` the result is `c + (1 - a) * background`, with straight colour
     `a * c + (1 - a) * background`; the "over" operator of Porter and Duff (1984).
+
+    Explained in chapter 5, "From state to pixels".
 
     Args:
         state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
@@ -105,6 +109,13 @@ def to_rgb(
 def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
     """Draw the grey checks that stand for transparency, as a `background` for `to_rgb`.
 
+    Explained in chapter 1, "Laying it over a background".
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        cell: side of one check, in pixels.
+
     Returns:
         float32 `(height, width, 3)`, values 0.8 and 1.
 
@@ -118,7 +129,16 @@ def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
 
 
 def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
-    """Enlarge pixels `([[T,] N,] H, W, 3 or 4)` by a whole factor, each becoming a sharp square.
+    """Enlarge pixels by a whole factor, each becoming a sharp square.
+
+    Explained in chapter 5, "Keeping a picture".
+
+    Args:
+        pixels: `(H, W, 3 or 4)`, with up to two more axes in front.
+        zoom: the factor, at least 1.
+
+    Returns:
+        Pixels, with `H * zoom` and `W * zoom`.
 
     Raises:
         ValueError: the array is not pixels, or `zoom` is not a whole number of at least 1.
@@ -129,6 +149,8 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
 
 def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Lay N images out in a grid, row by row; with a leading time axis, N clips as one.
+
+    Explained in chapter 5, "A clip".
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or `(T, N, H, W, 3 or 4)` for a clip of sheets.
@@ -159,6 +181,8 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
 def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     """Write one picture; an existing file is replaced only once the new one is complete.
 
+    Explained in chapter 5, "Keeping a picture".
+
     Args:
         path: file name ending in `.png`.
         pixels: `(H, W, 3 or 4)`.
@@ -179,6 +203,8 @@ def save_clip(
     """Write an endlessly looping clip; a file is replaced only once the new one is complete.
 
     Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
+
+    Explained in chapter 5, "Keeping a picture".
 
     Args:
         path: file name ending in `.webp`, or in `.png` or `.apng` for animated PNG.
@@ -201,6 +227,8 @@ def show_images(
     height: int = 128,
 ) -> HTML:
     """Show pictures in a row that wraps on narrow screens.
+
+    Explained in chapter 5, "Eight lizards".
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or N pictures of different sizes.
@@ -246,6 +274,8 @@ def show_clip(
     A checkbox (or a tap on the picture) exchanges the clip for its last frame. Readers whose
     system asks for reduced motion get the last frame only.
 
+    Explained in chapter 5, "A clip".
+
     Args:
         frames: pixels `(T, H, W, 3 or 4)`, T >= 1.
         alt: what the clip shows, for readers who cannot see it.
@@ -286,11 +316,16 @@ def plot_losses(
     The figure is none of pyplot's: it appears once, where it is the last value of a cell, and may
     be drawn in any thread.
 
+    Explained in chapter 4, "A minute of evolution".
+
     Args:
         histories: for each curve its name and its columns, as a history file has them.
         x: the column to lay along the horizontal axis, such as `rollouts` or `generation`.
         y: the column to draw; values that are not finite and positive leave a gap.
         levels: losses to compare with, each a dotted horizontal line.
+
+    Returns:
+        The figure.
 
     Raises:
         ValueError: no history, a missing column, columns of unequal length, or nothing to draw.
@@ -318,12 +353,15 @@ def plot_losses(
 def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
     """Draw each channel of one state as a small image, on one diverging scale around 0.
 
-    The figure is returned closed: it appears once, where it is the last value of a cell.
+    Explained in chapter 5, "Below the surface".
 
     Args:
         state: `(H, W, C)` with C >= 4, hidden channels first, RGBA last. Values that are not
             finite are drawn grey.
         limit: the value at the ends of the colour scale; by default the largest magnitude.
+
+    Returns:
+        The figure, closed, so that it appears once, where it is the last value of a cell.
 
     Raises:
         ValueError: the state has the wrong shape, or `limit` is not positive.

@@ -17,11 +17,13 @@ MASKS = ("paired", "bernoulli")
 def fire_schedule(
     key: jax.Array, num_steps: int, height: int, width: int, mask: str = "paired"
 ) -> jax.Array:
-    """Draw which cells fire at each step; every cell fires half of the time (chapter 2).
+    """Draw which cells fire at each step; every cell fires half of the time.
 
     "paired" takes the cells two by two and lets exactly one of each pair fire. The number of
     firing cells is then fixed, so only they need computing; their indices come out sorted.
     "bernoulli" tosses a coin for each cell, as Distill does.
+
+    Explained in chapter 2, "Fire".
 
     Args:
         key: random key.
@@ -59,6 +61,8 @@ def stages(
     alive suffices, since a cell's neighbours decide whether it lives. Every crop is a program of
     its own to compile, hence a few sizes and not one for each step.
 
+    Explained in appendix A1, "One change at a time".
+
     Args:
         height: H, in cells.
         width: W, in cells.
@@ -67,8 +71,8 @@ def stages(
             None if that is not known.
 
     Returns:
-        (first step, step after the last, margin) of each stage: the margin is the number of cells
-        left out on each side, an even number, so that no pair of cells is cut.
+        For each stage its first step, the step after its last, and its margin, the number of
+        cells left out on each side. It is even, so that no pair of cells is cut.
 
     Raises:
         ValueError: reach is negative.
@@ -118,6 +122,8 @@ def grow_and_measure(
 
     The sum rides in the scan's carry: memory does not grow with the number of steps.
 
+    Explained in chapter 3, "Measure, do not keep".
+
     Args:
         model: the cell rule.
         state: (H, W, C) float32, where to start; it is not measured itself.
@@ -148,6 +154,8 @@ def grow_and_measure(
 def grow(model: NCA, state: jax.Array, fires: jax.Array, reach: int | None = None) -> jax.Array:
     """Run the rule for as many steps as `fires` is long and return the last state.
 
+    Explained in chapter 3, "Measure, do not keep".
+
     Args:
         model: the cell rule.
         state: (H, W, C) float32, where to start.
@@ -161,7 +169,9 @@ def grow(model: NCA, state: jax.Array, fires: jax.Array, reach: int | None = Non
 
 
 def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
-    """Run the rule and keep every state, the first included (chapter 5).
+    """Run the rule and keep every state, the first included.
+
+    Explained in chapter 3, "A life, step by step".
 
     Args:
         model: the cell rule.
@@ -182,6 +192,8 @@ def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
 def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Array:
     """Mark the half of a grid on one side of a line.
 
+    Explained in chapter 5, "Damage".
+
     Args:
         height: H, in cells.
         width: W, in cells.
@@ -197,9 +209,19 @@ def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Arra
 
 
 def disc(height: int, width: int, row: float, column: float, radius: float) -> jax.Array:
-    """Mark a disc of a grid: (H, W) bool, the cells whose middles are within `radius` cells.
+    """Mark a disc of a grid: the cells whose middles are within a radius of a point.
 
-    Distances are from the point (row, column), with (0, 0) the upper left corner of the grid.
+    Explained in chapter 5, "Damage".
+
+    Args:
+        height: H, in cells.
+        width: W, in cells.
+        row: of the point, in cells from the upper edge of the grid.
+        column: of the point, in cells from the left edge of the grid.
+        radius: in cells.
+
+    Returns:
+        (H, W) bool.
     """
     rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
@@ -207,6 +229,8 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> j
 
 def damage(key: jax.Array, state: jax.Array) -> jax.Array:
     """Erase about half of a grid, or a disc of an eighth to a quarter of its side in radius.
+
+    Explained in chapter 5, "A lizard that heals".
 
     Args:
         key: random key.

@@ -13,14 +13,17 @@ from nca_lib.train import FRESH, HISTORY, SHIPPED, Config, Task, make_measure, m
 
 
 class Run(NamedTuple):
-    """A trained run: what `load_run` returns."""
+    """A trained run: what `load_run` returns.
 
-    folder: Path  # where its files are
-    info: dict  # run.json: provenance, final losses, the command that reproduces it
-    config: Config
-    task: Task  # target, start and rule of the configuration
-    params: Any  # trained weights, a pytree like task.params
-    history: dict[str, np.ndarray]  # columns of history.csv, float64
+    Explained in chapter 4, "A minute of evolution".
+    """
+
+    folder: Path  #: where its files are
+    info: dict  #: run.json: provenance, final losses, the command that reproduces it
+    config: Config  #: what was trained
+    task: Task  #: target, start and rule of the configuration
+    params: Any  #: trained weights, a pytree like task.params
+    history: dict[str, np.ndarray]  #: columns of history.csv, float64
 
     @property
     def target(self) -> np.ndarray:
@@ -28,11 +31,23 @@ class Run(NamedTuple):
         return self.task.target
 
     def grow(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
-        """Grow it once and return every state, (T + 1, H, W, C) float32."""
+        """Grow it once and return every state.
+
+        Explained in chapter 5, "Eight lizards".
+
+        Args:
+            key: decides the fire masks.
+            num_steps: T; default the configured length.
+
+        Returns:
+            (T + 1, H, W, C) float32.
+        """
         return self.task.frames(self.params, key, num_steps)
 
     def evaluate(self, keys: int = 8, factor: int = 1) -> np.ndarray:
         """Recompute the loss over fresh fire masks.
+
+        Explained in chapter 5, "How alike are they?".
 
         Args:
             keys: number of rollouts.
@@ -52,13 +67,18 @@ class Run(NamedTuple):
 
 
 def list_runs() -> list[str]:
-    """List the names of the runs that ship with the package."""
+    """List the names of the runs that ship with the package.
+
+    Explained in chapter 5, "The other runs".
+    """
     folders = SHIPPED.iterdir() if SHIPPED.is_dir() else ()
     return sorted(folder.name for folder in folders if (folder / "run.json").is_file())
 
 
 def load_run(name_or_folder: str | Path) -> Run:
     """Load a shipped run by name, or any run folder by path.
+
+    Explained in chapter 4, "A minute of evolution".
 
     Args:
         name_or_folder: one of `list_runs()`, or a folder that `nca_lib.train` has left.

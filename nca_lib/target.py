@@ -1,10 +1,10 @@
 """Targets: the picture that a pattern should grow into (chapter 1).
 
-A target is a float32 array ``(H, W, 4)`` of red, green, blue and alpha in [0, 1]: an emoji or
-any image, resampled to ``size`` cells a side and surrounded by ``padding`` empty cells.
+A target is a float32 array `(H, W, 4)` of red, green, blue and alpha in [0, 1]: an emoji or
+any image, resampled to `size` cells a side and surrounded by `padding` empty cells.
 
 The bundled emoji are drawn from the font Noto Color Emoji (SIL Open Font License 1.1; see
-``data/emoji/manifest.json``). All others are downloaded once from Noto's public repository.
+`data/emoji/manifest.json`). All others are downloaded once from Noto's public repository.
 """
 
 import http.client
@@ -51,6 +51,8 @@ _SAME_FLAG = dict(BV="NO", CP="FR", DG="IO", EA="ES", HM="AU", MF="FR", SJ="NO",
 def list_emoji() -> list[str]:
     """Emoji that ship with the library and need no network, the lizard first.
 
+    Explained in chapter 1, "More targets".
+
     Example:
         >>> list_emoji()[0]
         '🦎'
@@ -64,20 +66,22 @@ def load_emoji(
 ) -> np.ndarray:
     """Load an emoji as a target.
 
-    A bundled emoji (``list_emoji``) is read from the package. Any other, those of several code
+    A bundled emoji (`list_emoji`) is read from the package. Any other, those of several code
     points included (flags, skin tones, families), is downloaded from Noto's public repository
     and kept in the user's cache folder.
+
+    Explained in chapter 1, "From many pixels to few cells".
 
     Args:
         emoji: Exactly one emoji.
         size: Side of the picture in cells, 1 to 512.
         padding: Empty cells added on each side, 0 to 256.
         premultiply: Multiply red, green and blue by alpha, so that a transparent cell is black
-            whatever its colour was. ``False`` keeps straight alpha, as the reference notebook
-            of chapter 4 does.
+            whatever its colour was, see chapter 1, "Colour that nobody sees". `False` keeps
+            straight alpha, as the reference notebook does.
 
     Returns:
-        Float32 array ``(size + 2 * padding, size + 2 * padding, 4)``, RGBA in [0, 1].
+        Float32 array `(size + 2 * padding, size + 2 * padding, 4)`, RGBA in [0, 1].
 
     Raises:
         ValueError: An argument is not as described, or there is no picture of the emoji (Noto
@@ -114,14 +118,16 @@ def load_image(
     Every format and mode that Pillow reads will do; of an animation the first frame is taken,
     and the orientation noted by a camera is applied.
 
+    Explained in chapter 1, "Your own picture".
+
     Args:
         path: Image file.
         size: Side of the square in cells, 1 to 512.
         padding: Empty cells added on each side, 0 to 256.
-        premultiply: As in ``load_emoji``.
+        premultiply: As in `load_emoji`.
 
     Returns:
-        Float32 array ``(size + 2 * padding, size + 2 * padding, 4)``, RGBA in [0, 1].
+        Float32 array `(size + 2 * padding, size + 2 * padding, 4)`, RGBA in [0, 1].
 
     Raises:
         ValueError: An argument is not as described, or the file is missing, is not an image, is
@@ -149,7 +155,7 @@ def _check_layout(size: int, padding: int, premultiply: bool) -> None:
 
 
 def _to_target(image: Image.Image, size: int, padding: int, premultiply: bool) -> np.ndarray:
-    """Resample an RGBA image into a padded square target; see ``load_emoji``."""
+    """Resample an RGBA image into a padded square target; see `load_emoji`."""
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     # Pillow weighs colours by alpha while it resamples RGBA: no fringe of hidden colours.
@@ -226,7 +232,7 @@ class _SameOrigin(urllib.request.HTTPRedirectHandler):
 
 
 def _fetch(url: str) -> bytes:
-    """Download up to ``MAX_BYTES``: ValueError if there is more, OSError without an answer."""
+    """Download up to `MAX_BYTES`: ValueError if there is more, OSError without an answer."""
     try:
         with urllib.request.build_opener(_SameOrigin).open(url, timeout=TIMEOUT) as response:
             data = response.read(MAX_BYTES + 1)

@@ -1,5 +1,7 @@
 """Evolve a rule from the command line or a notebook, into a run folder (chapter 4).
 
+On the command line every field of `Config` is a flag::
+
     python -m nca_lib.train --preset smoke --out runs/smoke
 
 A run folder holds `run.json` (configuration, provenance, final losses), `history.csv`,
@@ -41,37 +43,40 @@ from nca_lib.target import load_emoji
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's outcome. The defaults are the preset `pocket`."""
+    """Everything that decides a run's outcome. The defaults are the preset `pocket`.
 
-    emoji: str = "🦎"  # the target; "" for a goal without one
-    size: int = 24  # target's side in cells, without padding
-    padding: int = 4  # empty cells around the target, on each side
-    premultiply: bool = True  # colour weighted by alpha, so that invisible colour costs nothing
-    channels: int = 8  # numbers per cell, RGBA included
-    hidden: int = 32  # width of the hidden layer
-    step_size: float = 1.0  # factor on every update; 2 stands for inverted dropout
-    alive_threshold: float = 0.1  # alpha above which a cell counts as mature
-    mask: str = "paired"  # which cells fire: "paired" or "bernoulli"
-    precision: str = "float32"  # of the dense layers: "float32", "tf32" or "bfloat16"
-    num_steps: int = 32  # steps of growth
-    window: int = 8  # last steps over which the loss is averaged
-    population: int = 64  # rollouts per generation; for evolution an even number
-    # "pgpe" learns a sigma for every weight, "open_es" keeps one for all. "backprop" follows the
-    # gradient instead: no sigma, a generation is a step, the population a batch.
+    Explained in chapter 4, "A minute of evolution".
+    """
+
+    emoji: str = "🦎"  #: the target; "" for a goal without one
+    size: int = 24  #: side of the target in cells, without padding
+    padding: int = 4  #: empty cells around the target, on each side
+    premultiply: bool = True  #: colour weighted by alpha, so that invisible colour costs nothing
+    channels: int = 8  #: numbers per cell, RGBA included
+    hidden: int = 32  #: width of the hidden layer
+    step_size: float = 1.0  #: factor on every update; 2 stands for inverted dropout
+    alive_threshold: float = 0.1  #: alpha above which a cell counts as mature
+    mask: str = "paired"  #: which cells fire: "paired" or "bernoulli"
+    precision: str = "float32"  #: of the dense layers: "float32", "tf32" or "bfloat16"
+    num_steps: int = 32  #: steps of growth
+    window: int = 8  #: last steps over which the loss is averaged
+    population: int = 64  #: rollouts per generation; for evolution an even number
+    #: "pgpe" learns a sigma for every weight, "open_es" keeps one for all. "backprop" follows the
+    #: gradient instead: no sigma, a generation is a step, the population a batch.
     strategy: str = "pgpe"
-    std: float = 0.03  # noise scale sigma at the start
-    learning_rate: float = 0.3  # step at the start: Adam's, or for "pgpe" in units of sigma
-    learning_rate_end: float = 0.1  # its value at the end, as a fraction of the start (cosine)
-    generations: int = 130_000
-    init: str = ""  # start from the weights of this run: a shipped one's name, or a folder
-    age: int = 0  # most steps that a start has lived before; at 0 every start is the seed
-    damage: float = 0.0  # share of the aged starts that are damaged
-    overflow: float = 0.0  # weight of the penalty on values outside [-2, 2]
-    log_every: int = 50  # generations between two rows of the history; at least 1/4000 of all
-    seed: int = 0  # of the initial weights, the noise and the fire masks
-    cells: str = "smooth"  # "ifs": hidden units decide; "digital": they do, and states are bits
-    goal: str = "target"  # what is judged: likeness to the target, or "walk" or "life" (chapter 7)
-    surrogate: str = ""  # where backprop meets decisions: "straight" or "soft" (chapter 7)
+    std: float = 0.03  #: noise scale sigma at the start
+    learning_rate: float = 0.3  #: step at the start: Adam's, or for "pgpe" in units of sigma
+    learning_rate_end: float = 0.1  #: its value at the end, as a fraction of the start (cosine)
+    generations: int = 130_000  #: how many
+    init: str = ""  #: start from the weights of this run: a shipped one's name, or a folder
+    age: int = 0  #: most steps that a start has lived before; at 0 every start is the seed
+    damage: float = 0.0  #: share of the aged starts that are damaged
+    overflow: float = 0.0  #: weight of the penalty on values outside [-2, 2]
+    log_every: int = 50  #: generations between two rows of the history; at least 1/4000 of all
+    seed: int = 0  #: of the initial weights, the noise and the fire masks
+    cells: str = "smooth"  #: "ifs": hidden units decide; "digital": they do, and states are bits
+    goal: str = "target"  #: what is judged: likeness to the target, or "walk" or "life"
+    surrogate: str = ""  #: where backprop meets decisions: "straight" or "soft"
 
 
 PRESETS = {
@@ -146,6 +151,9 @@ FRESH = 1_000_003  # seed of keys that no training draws, for final losses and p
 def validate(config: Config) -> None:
     """Refuse a configuration that cannot run, before anything is compiled.
 
+    Args:
+        config: what is to run.
+
     Raises:
         ValueError: names the field, the value and what was expected.
     """
@@ -205,28 +213,44 @@ def validate(config: Config) -> None:
 
 
 class Task(NamedTuple):
-    """What a configuration stands for: a target, a start, and a rule split into two parts."""
+    """What a configuration stands for: a target, a start, and a rule split into two parts.
 
-    config: Config
-    target: np.ndarray  # (H, W, 4) float32, zero for a goal without a target
-    start: jax.Array  # (H, W, C) float32, one living cell
-    params: nnx.State  # initial weights, a pytree
-    merge: Callable[[Any], NCA]  # params -> cell rule
-    surrogate: str = ""  # what stands for decisions, if anything
+    Explained in chapter 4, "A black box that returns one number".
+    """
+
+    config: Config  #: what is to run
+    target: np.ndarray  #: (H, W, 4) float32, zero for a goal without a target
+    start: jax.Array  #: (H, W, C) float32, one living cell
+    params: nnx.State  #: initial weights, a pytree
+    merge: Callable[[Any], NCA]  #: params -> cell rule
+    surrogate: str = ""  #: what stands for decisions, if anything
 
     def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
-        """Draw fire masks for a rollout, of the configured length unless told otherwise."""
+        """Draw fire masks for a rollout.
+
+        Args:
+            key: random key.
+            num_steps: T; default the configured length.
+
+        Returns:
+            See `nca_lib.rollout.fire_schedule`.
+        """
         height, width, _ = self.start.shape
         num_steps = self.config.num_steps if num_steps is None else num_steps
         return fire_schedule(key, num_steps, height, width, self.config.mask)
 
     def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
-        """Grow once from the seed and measure (float32 scalar, lower is better).
+        """Grow once from the seed and measure.
+
+        Explained in chapter 4, "A black box that returns one number".
 
         Args:
             params: weights, like `self.params`.
             key: decides the fire masks.
             factor: grow for this many times the configured steps; the window keeps its length.
+
+        Returns:
+            float32 scalar, lower is better.
         """
         return self.judge(params, self.start, self.fires(key, factor * self.config.num_steps), 0)[0]
 
@@ -244,7 +268,18 @@ class Task(NamedTuple):
         reach: int | None = None,
         overflow: float = 0.0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Grow from a start and measure; see `nca_lib.loss.window_loss`, of which it is a case."""
+        """Grow from a start and measure: `nca_lib.loss.window_loss` of this task.
+
+        Args:
+            params: weights, like `self.params`.
+            start: (H, W, C) float32.
+            fires: from `fires`.
+            reach: see `nca_lib.rollout.stages`.
+            overflow: weight of `nca_lib.loss.overflow_loss`.
+
+        Returns:
+            The loss, a float32 scalar, and the last state (H, W, C).
+        """
         model, window = self.merge(params), self.config.window
         return window_loss(model, start, fires, self.measure, window, reach, overflow)
 
@@ -259,6 +294,8 @@ class Task(NamedTuple):
         others the mean of the search distribution has already grown the start, for a number of
         steps that is log-uniform from 1 to `age`, and it may be damaged. This stands in for the
         sample pool of Distill: it costs these steps once a generation, and nothing is stored.
+
+        Explained in chapter 5, "A lizard that lasts".
 
         Args:
             params: weights of the mean.
@@ -284,27 +321,44 @@ class Task(NamedTuple):
         return jnp.where(usable, start, self.start), self.fires(key_fires)
 
     def fitness(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Grow from a prepared start and measure: what evolution minimises (float32 scalar).
+        """Grow from a prepared start and measure: what evolution minimises.
 
         Args:
             params: weights of one member.
             luck: from `prepare`.
+
+        Returns:
+            float32 scalar.
         """
         reach = 0 if self.config.age == 0 else None
         return self.judge(params, *luck, reach, self.config.overflow)[0]
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
-        """Grow once and keep every state: (T + 1, H, W, C) float32."""
+        """Grow once and keep every state.
+
+        Args:
+            params: weights, like `self.params`.
+            key: decides the fire masks.
+            num_steps: T; default the configured length.
+
+        Returns:
+            (T + 1, H, W, C) float32.
+        """
         return record(self.merge(params), self.start, self.fires(key, num_steps))
 
 
 def make_task(config: Config, surrogate: str = "") -> Task:
     """Turn a configuration into arrays and a rule.
 
+    Explained in chapter 4, "A black box that returns one number".
+
     Args:
         config: what is to run.
         surrogate: what stands for decisions in cells and goal; by default nothing, whatever the
             configuration has for training.
+
+    Returns:
+        The task.
 
     Raises:
         ValueError: the configuration or the emoji is not usable.
@@ -342,6 +396,9 @@ def initial_weights(config: Config, params: Any) -> Any:
         config: names another run, or none.
         params: random initial weights.
 
+    Returns:
+        The other run's weights, or `params`.
+
     Raises:
         ValueError: there is no such run, or its weights have other shapes.
     """
@@ -354,14 +411,27 @@ def initial_weights(config: Config, params: Any) -> Any:
 
 
 def make_strategy(config: Config, params: Any) -> Strategy:
-    """Set up the evolution strategy of a configuration."""
+    """Set up the evolution strategy of a configuration.
+
+    Explained in chapter 4, "Many generations in one call".
+
+    Args:
+        config: names the strategy and its settings.
+        params: pytree of float32 arrays, the shape of one member.
+
+    Returns:
+        The strategy.
+    """
     return STRATEGIES[config.strategy](
         params, config.population, config.std, learning_rates(config)
     )
 
 
 def learning_rates(config: Config) -> Callable[[int], float]:
-    """Plan the size of the steps: they fall along a cosine, over generations."""
+    """Plan the size of the steps: they fall along a cosine, over generations.
+
+    Explained in chapter 4, "How large a step".
+    """
     start, share = config.learning_rate, config.learning_rate_end
     return optax.cosine_decay_schedule(start, config.generations, share)
 
@@ -369,12 +439,14 @@ def learning_rates(config: Config) -> Callable[[int], float]:
 def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Descent, Callable]:
     """Set up what a configuration asks for, evolution or backpropagation.
 
+    Explained in chapter 6, "The same task, twice".
+
     Args:
         task: from `make_task`.
         chunk: see `plan_chunk`.
 
     Returns:
-        The strategy, and the compiled loop: (state, key, start, count) -> (state, metrics).
+        The strategy, and the compiled loop `(state, key, start, count) -> (state, metrics)`.
 
     Raises:
         ValueError: see `plan_chunk`.
@@ -389,13 +461,18 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
 
 
 def memory_needed(config: Config, chunk: int) -> int:
-    """Estimate what one device holds at once in a generation, in bytes (appendix A1).
+    """Estimate what one device holds at once in a generation.
 
     It does not depend on the number of steps, but for the fire masks.
+
+    Explained in appendix A1, "Count first".
 
     Args:
         config: what is to run.
         chunk: members computed side by side.
+
+    Returns:
+        Bytes.
     """
     cells, C = (config.size + 2 * config.padding) ** 2, config.channels
     firing = cells // 2 if config.mask == "paired" else cells
@@ -453,6 +530,13 @@ def log_points(config: Config, done: int) -> list[int]:
 
     These are the first 16, then every `log_every`-th, or fewer so that no history exceeds 4,000
     rows, and the last.
+
+    Args:
+        config: gives `generations` and `log_every`.
+        done: generations behind.
+
+    Returns:
+        Numbers of generations, ascending, all above `done`.
     """
     every = max(config.log_every, math.ceil(config.generations / 3_900))
     points = {*range(1, 17), *range(every, config.generations, every), config.generations}
@@ -461,6 +545,8 @@ def log_points(config: Config, done: int) -> list[int]:
 
 def check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
     """Stop a run that cannot recover.
+
+    Explained in chapter 4, "What goes wrong".
 
     Args:
         metrics: of `nca_lib.evolution.summarise`.
@@ -498,7 +584,7 @@ def train(
 ) -> Path:
     """Evolve a rule and leave a run folder.
 
-    Ctrl-C saves a checkpoint before it leaves.
+    Ctrl-C saves a checkpoint before it leaves. Explained in chapter 4, "A minute of evolution".
 
     Args:
         config: what to run.
@@ -594,6 +680,10 @@ def train(
 def check_resumable(settings: dict, meta: dict) -> None:
     """Refuse to go on from another run's checkpoint.
 
+    Args:
+        settings: the configuration as a dictionary.
+        meta: from the checkpoint.
+
     Raises:
         ValueError: a field other than `generations` differs, or `generations` is smaller here;
             names the field and both values.
@@ -613,6 +703,8 @@ def check_resumable(settings: dict, meta: dict) -> None:
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
     """Compile (params, keys) -> losses, one for each key: how good weights are, and how surely.
+
+    Explained in chapter 6, "The same task, twice".
 
     Args:
         task: from `make_task`.

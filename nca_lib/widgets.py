@@ -49,7 +49,9 @@ TURNED = ("channels", "hidden", "num_steps", "population", "std", "learning_rate
 
 
 def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | HTML:
-    """See what becomes of an emoji on the way to a target (chapter 1).
+    """See what becomes of an emoji on the way to a target.
+
+    Explained in chapter 1, "All of it at once".
 
     Args:
         emoji: the choice; default those that are bundled. Any other can be typed.
@@ -76,7 +78,9 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
 
 
 def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
-    """See a state as its cells do: one channel through a kernel that can be turned (chapter 2).
+    """See a state as its cells do: one channel through a kernel that can be turned.
+
+    Explained in chapter 2, "See".
 
     Args:
         state: (H, W, C) float32, a grown one.
@@ -106,7 +110,9 @@ def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
 
 
 def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.Widget | HTML:
-    """Follow one cell through a step: see, think, fire, live (chapter 2).
+    """Follow one cell through a step: see, think, fire, live.
+
+    Explained in chapter 2, "One whole step".
 
     Args:
         model: the cell rule.
@@ -158,11 +164,13 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
 
 
 def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
-    """Move the loss window over a rollout, and walk about in the loss landscape (chapter 3).
+    """Move the loss window over a rollout, and walk about in the loss landscape.
 
     The landscape is a plane through the weights. Upwards lies the way from the untrained weights
     (0) to the trained ones (1) and beyond, to the right a random direction. Orange: the pattern
     exploded. Grey: it died. Elsewhere, the darker the better.
+
+    Explained in chapter 3, "The landscape".
 
     Args:
         run: a trained run.
@@ -243,7 +251,9 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
 
 
 def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidgets.Widget | HTML:
-    """Scrub through lives of a trained rule, look below the surface, and wound it (chapter 5).
+    """Scrub through lives of a trained rule, look below the surface, and wound it.
+
+    Explained in chapter 5, "A lizard that heals".
 
     Args:
         run: a trained run.
@@ -331,9 +341,9 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
 def evolution_dashboard(
     config: Config = PRESETS["pocket"], run: Run | None = None, folder: str = "my-run"
 ) -> ipywidgets.Widget | HTML:
-    """Evolve a rule in the notebook, and turn the knobs while it learns (chapter 4).
+    """Evolve a rule in the notebook, and turn the knobs while it learns.
 
-    Making a dashboard stops what trains in another.
+    Making a dashboard stops what trains in another. Explained in chapter 4, "Turn the knobs".
 
     Args:
         config: where the knobs begin; fields without a knob stay as they are here.
@@ -342,8 +352,8 @@ def evolution_dashboard(
 
     Returns:
         Knobs, buttons, numbers, what the mean grows, and the loss. The gradient cosine is not
-        measured. It is the law for n antithetic pairs and D weights on a slope, √(n / (n + D));
-        see chapters 4 and 6.
+        measured. It is the law for n antithetic pairs and D weights on a slope, √(n / (n + D)),
+        see chapter 4, "How good can it be?", and chapter 6, "What a score is worth".
 
     Raises:
         ValueError: the configuration does not evolve.
@@ -420,10 +430,12 @@ def evolution_dashboard(
 def duel(
     configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None, seconds: float = 30
 ) -> ipywidgets.Widget | HTML:
-    """Train two ways on one task, side by side and for equal time (chapter 6).
+    """Train two ways on one task, side by side and for equal time.
 
     They take turns: the next piece goes to the side that has had less time. Compiling does not
     count. Making a duel stops what trains in another widget.
+
+    Explained in chapter 6, "The same task, twice".
 
     Args:
         configs: the sides by name, such as evolution and backprop.
