@@ -1,0 +1,177 @@
+"""The book's figures as readers see them, judged by their pixels, in both themes."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from conftest import skip_or_fail
+from PIL import Image
+from test_book import HTML, PAGES
+
+from nca_lib import render
+
+READABLE = 4.5  # least contrast of text, by WCAG 2.2
+VISIBLE = 1.5  # what differs less from the card is a grid line
+STRIP = 0.022  # of a figure's larger side: about a line of text
+STROKES = 6  # of a word: less are curves that end at the border, say
+DAZZLING = 0.8  # luminance; white has 1
+# Images load when they come into view, and solutions are folded: show all of it now.
+PREPARE = """async () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+    for (const image of document.images) image.loading = "eager";
+    await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
+}"""
+FIGURES = ".bd-article div.cell_output img[src*='_images/']"  # clips and rows of images are inline
+
+
+def luminance(colours):
+    """Relative luminance of sRGB colours (..., 3), values 0 to 255, by WCAG 2.2: (...)."""
+    values = np.asarray(colours) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    """Contrast ratio of two colours, 1 to 21, by WCAG 2.2; broadcast over leading axes."""
+    a, b = luminance(a), luminance(b)
+    return (np.maximum(a, b) + 0.05) / (np.minimum(a, b) + 0.05)
+
+
+def ring_colour(pixels, depth):
+    """The most frequent colour along the rectangle that lies `depth` pixels inside the border."""
+    inner = pixels[depth : len(pixels) - depth, depth : pixels.shape[1] - depth]
+    ring = np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]])
+    colours, counts = np.unique(ring, axis=0, return_counts=True)
+    return colours[counts.argmax()]
+
+
+def text_contrast(pixels, card):
+    """Contrast of a figure's outermost lines of text with its card; None where it has none.
+
+    Titles, labels and legends are what lies highest and lowest in a figure. Seen from there, the
+    first strip that is not card is taken for text if some line through it is crossed by many
+    strokes. The fainter of the two counts.
+    """
+    ratios, found = contrast(pixels, card), []
+    for side in (ratios, ratios[::-1]):  # from above and from below
+        inked = np.flatnonzero((side > VISIBLE).any(axis=1))
+        if len(inked):
+            strip = side[inked[0] : inked[0] + max(4, round(STRIP * max(pixels.shape)))]
+            ink = strip > VISIBLE
+            strokes = np.count_nonzero(ink[:, 1:] & ~ink[:, :-1], axis=1).max()
+            if strokes >= STROKES and ink.mean() < 0.5:
+                # Edges of strokes are blended with the card, their cores are not.
+                found.append(float(np.quantile(strip[ink], 0.95)))
+    return min(found, default=None)
+
+
+def judge(pixels, page, dark, padding=0):
+    """What troubles a reader of the figure `pixels` (H, W, 3) on a page's colour, and its contrast.
+
+    `padding` is the width, in pixels, of the frame that the page puts around the figure.
+    """
+    depth = padding + 2  # past the frame, and past pixels that straddle its edge
+    frame, card = ring_colour(pixels, 2), ring_colour(pixels, depth)
+    found = []
+    if contrast(frame, card) > 1.05:
+        found.append(f"a frame of {frame} around a card of {card}")
+    if not dark and contrast(card, page) > 1.05:
+        found.append(f"a card of {card} on a page of {page}")
+    if dark and luminance(card) > DAZZLING:
+        found.append(f"a card of {card} dazzles on a dark page")
+    ratio = text_contrast(pixels[depth:-depth, depth:-depth], card)
+    if ratio is not None and ratio < READABLE:
+        found.append(f"text with a contrast of {ratio:.1f}")
+    return found, ratio
+
+
+def draw(text="#222222", card="#ffffff", wordless=False):
+    """A chart with dark curves, as pixels; its words have the colour `text`."""
+    settings = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color"), text)
+    settings |= {"ytick.color": text, "figure.facecolor": card, "axes.facecolor": card}
+    with plt.style.context([render.STYLE, settings]):
+        figure, axes = plt.subplots()
+        for power in (1, 2, 3):
+            axes.plot(np.linspace(0, 1, 50) ** power, color="black")
+        axes.set(xlabel="generation", ylabel="loss of the mean", title="a chart")
+        if wordless:
+            axes.set(xlabel="", ylabel="", title="", xticks=[], yticks=[])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, bbox_inches="tight")
+        plt.close(figure)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def test_contrast_knows_the_ends_of_the_scale():
+    assert contrast([0, 0, 0], [255, 255, 255]) == pytest.approx(21)
+    assert contrast([255, 255, 255], [255, 255, 255]) == 1
+    assert contrast([118, 118, 118], [255, 255, 255]) == pytest.approx(4.54, abs=0.01)
+
+
+WHITE, NIGHT = (255, 255, 255), (18, 18, 24)
+
+
+def test_a_good_figure_is_let_through():
+    assert judge(draw(), WHITE, dark=False)[0] == []
+    assert judge(draw(card="#dbdbdb"), NIGHT, dark=True)[0] == []
+    assert text_contrast(draw(wordless=True), np.array(WHITE)) is None
+
+
+@pytest.mark.parametrize("text", ["#888888", "#bbbbbb", "#ffb000"])
+def test_faint_text_is_found_beside_dark_curves(text):
+    (trouble,), _ = judge(draw(text=text), WHITE, dark=False)
+    assert trouble.startswith("text with a contrast of")
+
+
+def test_a_card_unlike_its_page_is_found():
+    (trouble,), _ = judge(draw(card="#dddddd"), WHITE, dark=False)
+    assert "on a page of" in trouble
+    (trouble,), _ = judge(draw(), NIGHT, dark=True)
+    assert "dazzles" in trouble
+
+
+def test_a_frame_unlike_its_card_is_found():
+    figure = draw(card="#dbdbdb")
+    height, width, _ = figure.shape
+    framed = np.full((height + 16, width + 16, 3), (160, 170, 180), np.uint8)
+    framed[8:-8, 8:-8] = figure
+    (trouble,), _ = judge(framed, NIGHT, dark=True, padding=8)
+    assert trouble.startswith("a frame of")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_of_the_book_can_be_read(chromium, theme, width):
+    if not PAGES:
+        skip_or_fail(f"no book at {HTML}; build it first with `make book`")
+    scale = 2 if width < 600 else 1  # phones have at least two pixels for one of the page
+    context = chromium.new_context(
+        offline=True,
+        color_scheme=theme,
+        viewport={"width": width, "height": 900},
+        device_scale_factor=scale,
+    )
+    found, ratios = {}, []
+    for page in PAGES:
+        if "_images/" not in (HTML / page).read_text(encoding="utf-8"):
+            continue
+        tab = context.new_page()
+        tab.goto((HTML / page).as_uri())
+        tab.evaluate(PREPARE)
+        tab.wait_for_function("document.getAnimations().length === 0")  # colours fade in
+        colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        colour = [float(value) for value in colour.strip("rgba()").split(",")[:3]]
+        for image in tab.locator(FIGURES).all():
+            pixels = np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("RGB"))
+            padding = image.evaluate("(image) => parseFloat(getComputedStyle(image).paddingLeft)")
+            trouble, ratio = judge(pixels, colour, theme == "dark", round(padding * scale))
+            ratios.append(ratio)
+            if trouble:
+                found[image.get_attribute("alt")[:60]] = trouble
+        tab.close()
+    context.close()
+    assert found == {}
+    assert len(ratios) >= 40
+    assert ratios.count(None) <= 5, "the measure overlooks text; few figures have none"
