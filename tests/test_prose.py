@@ -37,7 +37,7 @@ ALLOWED = {
     r"Momentum of 0\.9": "a default of the library",
     r"= 0\.01 and a constant step of 0\.003": "the configuration of a recipe of the study",
     r"given four times as many rollouts": "the configuration of a recipe of the study",
-    r"here five and ten times the preset's": "settings of the next cell",
+    r"here ten times the preset's": "a setting of the next cell",
     r"100 generations with 0\.0001, 0\.02 and 0\.2": "settings of an exercise",
     r"We go on for eight times as long": "the length of a growth, set in the next cell",
     r"three times as many steps as growth took": "a definition",
@@ -47,6 +47,8 @@ ALLOWED = {
     r"evolution is smaller, 0\.01": "a field of the preset",
     r"The preset starts with 0\.3, ten times the noise of": "fields of two presets",
     r"Choose 96 × 96 cells|border of 32 × 32 cells": "sizes of a grid",
+    r"but four times in a rollout": "the study's setting of NRES",
+    r"a minute of each method is the better": "advice, and no measurement",
     # Arithmetic, which needs no run.
     r"a cosine of 0\.9\?|with 0\.9 more than four times as many": "the law, solved for n",
     r"Four times the population only doubles the cosine": "the law, for few pairs",
@@ -58,7 +60,7 @@ ALLOWED = {
     r"pattern ten times longer|ten times as many devices|is five times faster\.": "a supposition",
     # Manners of speaking.
     r"one day it does not": "some day",
-    r"a second (?:device|message|rule|seed|time)|worth of a second": "the ordinal number",
+    r"a second (?:device|message|rule|seed|thing|time)|worth of a second": "the ordinal number",
     r"How many lives a second": "the unit of a rate",
     r"a step a hundred times longer is ruin": "no measurement: any step far beyond the best",
     r"the cell itself three times": "once for each kernel",
