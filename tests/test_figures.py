@@ -19,6 +19,8 @@ DAZZLING = 0.8  # luminance; white has 1
 # Images load when they come into view, and solutions are folded: show all of it now.
 PREPARE = """async () => {
     for (const fold of document.querySelectorAll("details")) fold.open = true;
+    for (const fold of document.querySelectorAll(".toggle-hidden"))
+        fold.classList.remove("toggle-hidden");
     for (const image of document.images) image.loading = "eager";
     await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
 }"""
