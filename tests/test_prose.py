@@ -30,7 +30,7 @@ ALLOWED = {
     r"alpha exceeds 0\.1": "the threshold of the living mask",
     r"four times longer than evolution ever lo": "the length of a growth, set in the next cell",
     r"512 members, 90 steps, 48 × 48 cells": "the size of an experiment, set in the next cell",
-    r"Repeat the four lines a hundred times": "the number of generations in the next cell",
+    r"evaluate and tell a hundred times": "the number of generations in the next cell",
     r"a checkpoint once a minute": "a default of the trainer",
     r"ten times as large\? Here is the same": "the range of a knob",
     r"The rate is 0\.1": "a default of evosax",
