@@ -100,6 +100,8 @@ def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
 def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     """Load the newest good checkpoint: `path`, or the previous one if that is damaged.
 
+    Explained in chapter 4, "Stop, and go on".
+
     Args:
         path: as given to `save`.
         like: pytree with the structure, shapes and dtypes that are expected.
