@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+import nca_lib
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -106,12 +108,11 @@ def main(wanted: list[str]) -> None:
     work = Path(tempfile.mkdtemp(prefix="steps-"))
     repository = "somebody/fork"
     subprocess.run(["git", "init", "-q", "--bare", work / repository], check=True)
-    version = re.search(r'__version__ = "(.+)"', (ROOT / "nca_lib/__init__.py").read_text())[1]
     values = {
         "github.repository": repository,
         "github.server_url": work.as_uri(),
         "github.token": "",
-        "github.ref_name": f"v{version}",
+        "github.ref_name": f"v{nca_lib.__version__}",
     }
     report = []
     for name in jobs if "all" in wanted else wanted:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from pybtex.database import parse_file
 
+import nca_lib
+
 ROOT = Path(__file__).parents[2]
 BOOK = Path(__file__).parents[1]
 BRANCH = "colab"
@@ -72,8 +74,8 @@ def colab_folder(repository: str) -> str:
 
 def wheel_address(repository: str) -> str:
     """Address of the library that belongs to the published notebooks."""
-    version = re.search(r'__version__ = "(.+)"', (ROOT / "nca_lib/__init__.py").read_text())[1]
-    return f"https://github.com/{repository}/raw/{BRANCH}/nca_lib-{version}-py3-none-any.whl"
+    wheel = f"nca_lib-{nca_lib.__version__}-py3-none-any.whl"
+    return f"https://github.com/{repository}/raw/{BRANCH}/{wheel}"
 
 
 def published(notebook: dict, repository: str, library: str) -> dict:
@@ -171,6 +173,14 @@ def _citation(entry) -> str:
     return f"[{label}]({fields['url']})" if "url" in fields else label
 
 
+def write_published(source: Path, target: Path, repository: str) -> None:
+    """Write the published form of a notebook; without a repository it names no library."""
+    library = wheel_address(repository) if repository else ""
+    notebook = published(json.loads(source.read_text(encoding="utf-8")), repository, library)
+    text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
+    target.write_text(text, encoding="utf-8")
+
+
 def write_branch(folder: Path, repository: str) -> None:
     """Write what the branch `colab` holds: notebooks, the library's wheel, a README with badges.
 
@@ -183,9 +193,7 @@ def write_branch(folder: Path, repository: str) -> None:
     for path in sorted(BOOK.glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title = "".join(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
-        notebook = published(notebook, repository, wheel_address(repository))
-        text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
-        (folder / "book" / path.name).write_text(text, encoding="utf-8")
+        write_published(path, folder / "book" / path.name, repository)
         link = f"{colab_folder(repository)}/{path.name}"
         badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
         rows.append(f"| {title} | {badge} |")
@@ -221,11 +229,8 @@ def setup(app):
         for name in app.env.found_docs if is_book else ():
             source = Path(app.env.doc2path(name))
             if source.suffix == ".ipynb":
-                library = wheel_address(repository) if repository else ""
-                notebook = json.loads(source.read_text(encoding="utf-8"))
-                notebook = published(notebook, repository, library)
-                text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
-                (Path(app.outdir) / "_sources" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+                target = Path(app.outdir) / "_sources" / f"{name}.ipynb"
+                write_published(source, target, repository)
 
     app.connect("config-inited", add_buttons)
     app.connect("build-finished", write_downloads)
