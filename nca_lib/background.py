@@ -122,7 +122,7 @@ class Training:
         command = command_line(self.config, out) if is_plain else None
         task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
         std, rows = self.trainer.std(self.state), list(zip(*self.history.values(), strict=True))
-        train.write_run(out, task, self.weights, std, rows, command)
+        train.write_run(out, task, self.weights, std, rows, command, train.describe_device())
 
 
 def command_line(config: Config, out: Path) -> str:

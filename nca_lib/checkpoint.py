@@ -1,24 +1,31 @@
 """Files that are whole or absent: atomic save, verified load, the previous one kept (chapter 4).
 
 A checkpoint is one file: a magic line, the SHA-256 of the rest, and a NumPy archive of the leaves
-of a pytree together with a dictionary of plain values. Nothing is pickled.
+of a pytree together with a dictionary of plain values. Nothing is pickled. Appendix A2 shows what
+it has been put through.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import math
 import os
+import secrets
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-MAGIC = b"nca_lib checkpoint 1\n"  # the number is the version of the format
+MAGIC = b"nca_lib checkpoint "  # then a digit, the version of the format, and a line break
+VERSION = 2  # since 2 the dictionary tells the target and the devices; 1 is read, too
+MAX_BYTES = 2**30  # of a file, and of what it unpacks to
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that it is never seen half-written.
+def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) -> None:
+    """Write a file so that it is never seen half-written, whatever happens meanwhile.
 
     The bytes go to a temporary file in the same folder, are synced to disk, and then take the
     name of the old file in one step.
@@ -26,17 +33,29 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     Args:
         path: file to write; its folder must exist.
         data: the whole content.
+        keep: where the old file goes, if there is one; by default it is replaced.
+
+    Raises:
+        OSError: the file cannot be written; the old one is as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not every file system can sync the names in a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def save(path: str | Path, tree: Any, meta: dict) -> None:
@@ -49,6 +68,9 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
         tree: pytree of arrays.
         meta: anything JSON can hold.
 
+    Raises:
+        OSError: the file cannot be written; the earlier ones are as they were.
+
     Example:
         >>> state = {"mean": np.zeros(3, np.float32)}
         >>> save("checkpoint", state, {"generation": 100})
@@ -56,15 +78,12 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
         >>> meta
         {'generation': 100}
     """
-    path = Path(path)
     leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     buffer = io.BytesIO()
     np.savez(buffer, meta=np.array(json.dumps(meta)), **leaves)
     payload = buffer.getvalue()
-    digest = hashlib.sha256(payload).hexdigest().encode()
-    if path.exists():
-        write_atomic(previous(path), path.read_bytes())
-    write_atomic(path, MAGIC + digest + b"\n" + payload)
+    head = MAGIC + f"{VERSION}\n{_digest(VERSION, payload)}\n".encode()
+    write_atomic(path, head + payload, keep=previous(path))
 
 
 def previous(path: str | Path) -> Path:
@@ -84,17 +103,27 @@ def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint, is of another version, or is damaged.
+        ValueError: the file is not a checkpoint, or is damaged.
+        NotImplementedError: it is of a later version of the format.
     """
-    data = Path(path).read_bytes()
-    if not data.startswith(MAGIC):
-        raise ValueError(f"{path} is not a checkpoint of this version: it does not start {MAGIC!r}")
-    digest, _, payload = data[len(MAGIC) :].partition(b"\n")
-    if hashlib.sha256(payload).hexdigest().encode() != digest:
+    data = _read_bounded(path)
+    version, _, rest = data.removeprefix(MAGIC).partition(b"\n")
+    if not data.startswith(MAGIC) or not version.isdigit() or len(version) > 3:
+        raise ValueError(f"{path} is not a checkpoint: it does not start with {MAGIC.decode()!r}")
+    digest, _, payload = rest.partition(b"\n")
+    if _digest(int(version), payload).encode() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 does not match its content")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
-        leaves = [archive[f"leaf_{i}"] for i in range(len(archive.files) - 1)]
-        return leaves, json.loads(str(archive["meta"]))
+    if int(version) > VERSION:
+        raise NotImplementedError(
+            f"{path} is a checkpoint of format {int(version)}, and this version of nca_lib reads "
+            f"formats up to {VERSION}: update nca_lib"
+        )
+    try:
+        arrays = _unpack(payload)
+        meta = json.loads(str(arrays.pop("meta")))
+        return [arrays[f"leaf_{i}"] for i in range(len(arrays))], meta
+    except Exception as error:  # whole, but written by something else
+        raise ValueError(f"{path} is not a checkpoint of nca_lib: {error!r}") from error
 
 
 def load(path: str | Path, like: Any) -> tuple[Any, dict]:
@@ -112,14 +141,18 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     Raises:
         FileNotFoundError: there is neither file.
         ValueError: no file is good, or its arrays do not match `like`.
+        NotImplementedError: the file is of a later version of the format.
     """
     try:
         leaves, meta = read(path)
     except (FileNotFoundError, ValueError) as error:
         if not previous(path).exists():
             raise
+        try:
+            leaves, meta = read(previous(path))
+        except ValueError as second:
+            raise ValueError(f"no good checkpoint is left: {error}; {second}") from None
         print(f"{error}; going back to {previous(path)}")
-        leaves, meta = read(previous(path))
         if jax.process_index() == 0:  # of several processes one moves files
             previous(path).replace(path)  # or the next save would keep the bad one in its place
     expected, structure = jax.tree.flatten(like)
@@ -171,7 +204,7 @@ def load_weights(path: str | Path, like: Any) -> Any:
         ValueError: the file is missing or damaged, or its arrays do not match `like`.
     """
     try:
-        found = dict(np.load(io.BytesIO(Path(path).read_bytes())))
+        found = _unpack(_read_bounded(path))
     except Exception as error:  # zipfile raises nearly anything on damaged files
         raise ValueError(f"{path} is damaged or missing: {error!r}") from error
     wanted = weights_to_arrays(like)
@@ -182,3 +215,39 @@ def load_weights(path: str | Path, like: Any) -> Any:
     if shapes != needed:
         raise ValueError(f"{path}: weights have shapes {shapes}, but they should be {needed}")
     return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])
+
+
+def _digest(version: int, payload: bytes) -> str:
+    """SHA-256 of a checkpoint; since format 2 it covers the number of the format, too."""
+    return hashlib.sha256((b"" if version == 1 else b"%d\n" % version) + payload).hexdigest()
+
+
+def _read_bounded(path: str | Path) -> bytes:
+    """Read a file, but not one that is too large to be ours."""
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise ValueError(f"{path} is not a file")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
+    return data
+
+
+def _unpack(data: bytes) -> dict[str, np.ndarray]:
+    """Arrays of a NumPy archive by name; no small file may ask for much memory.
+
+    Raises nearly anything where the archive is damaged: zipfile and NumPy do.
+    """
+    form = np.lib.format
+    heads = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
+            raise ValueError(f"the archive unpacks to more than {MAX_BYTES} bytes")
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                shape, _, dtype = heads[form.read_magic(file)](file)
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename} claims the shape {shape}, but is shorter")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -9,15 +9,17 @@ A run folder holds `run.json` (configuration, provenance, final losses), `histor
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
 import platform
 import shlex
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,7 @@ from nca_lib import checkpoint, render
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
 from nca_lib.beyond import GOALS, SURROGATES, WORLD, bit
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
+from nca_lib.keeper import Keeper, patiently
 from nca_lib.loss import mse, window_loss
 from nca_lib.model import NCA, seed_state
 from nca_lib.rollout import MASKS, damage, fire_schedule, record
@@ -584,13 +587,15 @@ def train(
 ) -> Path:
     """Evolve a rule and leave a run folder.
 
-    Ctrl-C saves a checkpoint before it leaves. Explained in chapter 4, "A minute of evolution".
+    Ctrl-C saves a checkpoint before it leaves. Checkpoints are written beside the training, which
+    goes on where that fails. Explained in chapter 4, "A minute of evolution".
 
     Args:
         config: what to run.
-        out: the run folder; made if needed.
+        out: the run folder; made if needed. It may lie on a slow network, see `nca_lib.keeper`.
         resume: go on from the folder's checkpoint. The configuration must be the checkpoint's,
-            except that `generations` may grow (the schedules then stretch). A complete run is
+            except that `generations` may grow (the schedules then stretch). On another number of
+            devices the run equals an uninterrupted one only but for rounding. A complete run is
             left as it is.
         command: recorded in `run.json` as what was typed to make the run.
         chunk: members that a device computes side by side; see `plan_chunk`. Backpropagation
@@ -602,9 +607,10 @@ def train(
         The folder.
 
     Raises:
-        ValueError: bad configuration, too little memory, a folder that holds a run already, a
-            checkpoint of another configuration.
+        ValueError: bad configuration, too little memory, a folder that holds a run already or is
+            in use, a checkpoint of another configuration or target.
         OSError: the folder cannot be written, or holds no checkpoint to resume.
+        NotImplementedError: the checkpoint is of a later version of `nca_lib`.
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
@@ -613,92 +619,136 @@ def train(
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)
-    settings = dataclasses.asdict(config)
-    meta = {"config": settings, "generation": 0, "seconds": 0.0, "history": []}
-    if resume:
-        state, meta = checkpoint.load(out / "checkpoint", like=state)
-        check_resumable(settings, meta)
-        kept = {*log_points(config, 0), meta["generation"]}
-        meta["history"] = [row for row in meta["history"] if row[0] in kept]
-        if meta["generation"] == config.generations and (out / "run.json").exists():
-            return out  # complete already
-    elif any((out / name).exists() for name in ("checkpoint", "run.json")):
+    meta = begin(task)
+    names = ("checkpoint", "checkpoint.previous", "run.json")
+    if not resume and any((out / name).exists() for name in names):
         raise ValueError(f"{out} holds a run already; resume it or choose another folder")
-    is_writer = jax.process_index() == 0  # of several processes all compute and one writes
-
-    def save():
-        if is_writer:
-            checkpoint.save(out / "checkpoint", state, meta)
-
+    if resume and not any((out / name).exists() for name in names[:2]):
+        raise FileNotFoundError(f"No such file: there is no checkpoint in {out} to resume")
     losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
     # A grid without a picture is a trap; where the goal is none, populations climb out of it.
     dead_loss = task.empty_loss() if config.goal == "target" else math.nan
-    if is_writer:
-        if config.strategy != "backprop":
+    is_writer = jax.process_index() == 0  # of several processes all compute and one writes
+    with Keeper(out) if is_writer else contextlib.nullcontext() as keeper:
+        if resume:
+            state, saved = checkpoint.load(out / "checkpoint", like=state)
+            meta = continue_from(saved, meta)
+            if meta["generation"] == config.generations and (out / "run.json").exists():
+                return out  # complete already
+        if is_writer and config.strategy != "backprop":
             needed = memory_needed(config, plan_chunk(config, chunk)) / 1e6
             print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # fail now if the folder cannot be written
-    done = meta["generation"]
-    progress = tqdm(total=config.generations, initial=done, unit="gen", disable=not is_writer)
-    saved_at = time.monotonic()
-    try:
-        for point in log_points(config, meta["generation"]):
-            clock, count = time.monotonic(), point - meta["generation"]
-            following, metrics = evolve(state, key_evolve, meta["generation"], count)
-            row = {"generation": point, "rollouts": point * config.population}
-            row["loss"] = float(losses(strategy.mean(following), measure_keys).mean())
-            row |= {name: metrics[name].item() for name in HISTORY[4:]}
-            if config.age == 0 or not row["loss"] < dead_loss:  # else it may be one bad start
-                check_alive(metrics, config.population, dead_loss, point)
-            row["seconds"] = meta["seconds"] + time.monotonic() - clock
-            told = {"config": settings, "generation": point, "seconds": row["seconds"]}
-            told["history"] = [*meta["history"], [row[name] for name in HISTORY]]
-            state, meta = following, told  # at once: Ctrl-C never finds one without the other
-            progress.update(count)
-            rate = round(row["rollouts"] / row["seconds"])
-            progress.set_postfix({"loss": f"{row['loss']:.4f}", "rollouts/s": rate})
-            if callback:
-                callback(row)
-            if time.monotonic() - saved_at > checkpoint_seconds:
-                save()
-                saved_at = time.monotonic()
-    except KeyboardInterrupt:
-        save()
-        how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
-        progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
-        raise
-    finally:
-        progress.close()
-    save()
-    if is_writer:
-        write_run(out, task, strategy.mean(state), strategy.std(state), meta["history"], command)
+        done = meta["generation"]
+        progress = tqdm(total=config.generations, initial=done, unit="gen", disable=not is_writer)
+        saved_at = time.monotonic()
+        try:
+            for point in log_points(config, done):
+                clock, count = time.monotonic(), point - meta["generation"]
+                following, metrics = evolve(state, key_evolve, meta["generation"], count)
+                row = {"generation": point, "rollouts": point * config.population}
+                row["loss"] = float(losses(strategy.mean(following), measure_keys).mean())
+                row |= {name: metrics[name].item() for name in HISTORY[4:]}
+                if config.age == 0 or not row["loss"] < dead_loss:  # else it may be one bad start
+                    check_alive(metrics, config.population, dead_loss, point)
+                row["seconds"] = meta["seconds"] + time.monotonic() - clock
+                told = meta | {"generation": point, "seconds": row["seconds"]}
+                told["history"] = [*meta["history"], [row[name] for name in HISTORY]]
+                state, meta = following, told  # at once: Ctrl-C never finds one without the other
+                progress.update(count)
+                rate = round(row["rollouts"] / row["seconds"])
+                progress.set_postfix({"loss": f"{row['loss']:.4f}", "rollouts/s": rate})
+                if callback:
+                    callback(row)
+                if is_writer and time.monotonic() - saved_at >= checkpoint_seconds:
+                    keeper.save(state, meta)
+                    saved_at = time.monotonic()
+        except KeyboardInterrupt:
+            if is_writer and meta["generation"]:
+                keeper.save(state, meta)
+                keeper.flush()
+                how = (
+                    f"{command} --resume"
+                    if command
+                    else f"train(config, {str(out)!r}, resume=True)"
+                )
+                progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
+            raise
+        finally:
+            progress.close()
+        if is_writer:
+            keeper.save(state, meta)
+            keeper.flush()
+            history, devices = meta["history"], ", then ".join(meta["devices"])
+            mean, std = strategy.mean(state), strategy.std(state)
+            patiently(lambda: write_run(out, task, mean, std, history, command, devices))
     return out
 
 
-def check_resumable(settings: dict, meta: dict) -> None:
-    """Refuse to go on from another run's checkpoint.
+def begin(task: Task) -> dict:
+    """Say what a checkpoint must tell beside the arrays, for a run that is about to begin.
 
     Args:
-        settings: the configuration as a dictionary.
-        meta: from the checkpoint.
+        task: from `make_task`.
+
+    Returns:
+        Plain values: configuration, a digest of the target, devices, the generation reached,
+        seconds, and rows of `HISTORY`.
+    """
+    target = hashlib.sha256(task.target.tobytes()).hexdigest()
+    place = {"target": target, "devices": [describe_device()]}
+    progress = {"generation": 0, "seconds": 0.0, "history": []}
+    return {"config": dataclasses.asdict(task.config), **place, **progress}
+
+
+def continue_from(saved: dict, meta: dict) -> dict:
+    """Join what a checkpoint tells to what is about to run, if the two belong together.
+
+    Explained in appendix A2, "Going on".
+
+    Args:
+        saved: from the checkpoint.
+        meta: from `begin`.
+
+    Returns:
+        Like `meta`, with the progress of `saved`.
 
     Raises:
-        ValueError: a field other than `generations` differs, or `generations` is smaller here;
-            names the field and both values.
+        ValueError: the checkpoint is not of a run; a field other than `generations` differs, or
+            `generations` is smaller here, or the target has changed: names what, and both values.
     """
-    saved = dataclasses.asdict(Config()) | meta["config"]  # it may be older than some fields
-    for name, value in settings.items():
-        if name != "generations" and saved[name] != value:
+    try:
+        config = dataclasses.asdict(Config(**saved["config"]))  # it may be older than some fields
+        progress = {"generation": saved["generation"], "seconds": float(saved["seconds"])}
+        history, before = saved["history"], saved.get("devices", meta["devices"])
+        rows = [row[0] for row in history if len(row) == len(HISTORY)]
+        is_run = len(rows) == len(history) and rows == sorted({*rows})
+        is_run = is_run and rows[-1] == saved["generation"] and isinstance(before[-1], str)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        is_run = False
+    if not is_run:
+        raise ValueError("cannot resume: the checkpoint is not one of a training")
+    for name, value in meta["config"].items():
+        if name != "generations" and config[name] != value:
             raise ValueError(
-                f"cannot resume: {name} is {value!r} here, in the checkpoint {saved[name]!r}"
+                f"cannot resume: {name} is {value!r} here, in the checkpoint {config[name]!r}"
             )
-    if settings["generations"] < meta["config"]["generations"]:
+    if meta["config"]["generations"] < config["generations"]:
         raise ValueError(
-            f"cannot resume: generations is {settings['generations']} here, in the checkpoint "
-            f"{meta['config']['generations']}; it may only grow"
+            f"cannot resume: generations is {meta['config']['generations']} here, in the "
+            f"checkpoint {config['generations']}; it may only grow"
         )
+    if saved.get("target", meta["target"]) != meta["target"]:
+        raise ValueError(
+            "cannot resume: the target's picture is not the checkpoint's; has Pillow another "
+            "version, or the emoji another drawing?"
+        )
+    kept = {*log_points(Config(**meta["config"]), 0), saved["generation"]}
+    here = meta["devices"][0]
+    if before[-1] != here:
+        print(f"The checkpoint is from {before[-1]}, and this is {here}: equal but for rounding.")
+    devices = before if before[-1] == here else [*before, here]
+    return meta | progress | {"devices": devices, "history": [r for r in history if r[0] in kept]}
 
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
@@ -717,7 +767,7 @@ def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.
 
 
 def write_run(
-    out: Path, task: Task, params: Any, std: Any, history: list, command: str | None
+    out: Path, task: Task, params: Any, std: Any, history: list, command: str | None, device: str
 ) -> None:
     """Write the files of a run folder, each whole or not at all.
 
@@ -728,6 +778,7 @@ def write_run(
         std: the noise scale of each of them, a pytree of the same shapes.
         history: rows of `HISTORY`.
         command: how to reproduce the run.
+        device: what it was computed on.
     """
     (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
@@ -750,7 +801,7 @@ def write_run(
         "std": {k: float(v.mean()) for k, v in checkpoint.weights_to_arrays(std).items()},
         "rollouts": last["rollouts"],
         "seconds": last["seconds"],
-        "device": describe_device(),
+        "device": device,
         "versions": versions(),
         "command": command,
     }
@@ -818,7 +869,14 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 2 for an error, 130 for Ctrl-C."""
+    """Run the command line.
+
+    Args:
+        arguments: the words after the program's name; by default those of this process.
+
+    Returns:
+        The exit status: 0, 2 for an error, or 128 and the number of the signal, so 130 for Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     options, config = parse(arguments)
     kept = [argument for argument in arguments if argument != "--resume"]
@@ -830,13 +888,25 @@ def main(arguments: list[str] | None = None) -> int:
         use_cores()
         command = shlex.join(["python", "-m", "nca_lib.train", *kept])
         train(config, options.out, resume=options.resume, command=command, chunk=options.chunk)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except (ValueError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def obey_signals() -> None:
+    """Take SIGTERM, from a machine that shuts down, and SIGHUP, from a terminal, for Ctrl-C."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup wants SIGHUP ignored
+            signal.signal(number, interrupt)
+
+
 if __name__ == "__main__":
+    obey_signals()
     sys.exit(main())

@@ -1,15 +1,20 @@
 """Checkpoints are whole, verified, or refused."""
 
+import hashlib
 import io
 import json
+import os
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_train import TINY
 
 from nca_lib import checkpoint
-from nca_lib.train import PRESETS, make_task
+from nca_lib.train import PRESETS, make_task, train
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.int32(4), jnp.float32(jnp.nan))}
 META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
@@ -19,6 +24,13 @@ META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
 def path(tmp_path):
     checkpoint.save(tmp_path / "checkpoint", TREE, META)
     return tmp_path / "checkpoint"
+
+
+def sealed(payload, version=checkpoint.VERSION):
+    """A checkpoint file around any bytes, with the digest that belongs to them."""
+    covered = payload if version == 1 else b"%d\n" % version + payload
+    digest = hashlib.sha256(covered).hexdigest().encode()
+    return checkpoint.MAGIC + b"%d\n" % version + digest + b"\n" + payload
 
 
 def assert_is_saved(tree):
@@ -34,18 +46,72 @@ def test_round_trip_keeps_every_bit(path):
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
 
 
-def test_damage_anywhere_is_noticed(path):
-    good = path.read_bytes()
-    for position in np.linspace(0, len(good) - 1, 200).astype(int):
-        bad = bytearray(good)
-        bad[position] ^= 0x10
-        path.write_bytes(bytes(bad))
-        with pytest.raises(ValueError, match=r"not a checkpoint|damaged"):
-            checkpoint.load(path, like=TREE)
-    for length in (0, 10, len(checkpoint.MAGIC) + 3, len(good) // 2, len(good) - 1):
-        path.write_bytes(good[:length])
-        with pytest.raises(ValueError, match=r"not a checkpoint|damaged"):
-            checkpoint.load(path, like=TREE)
+def test_a_later_format_is_not_taken_for_damage(path):
+    checkpoint.save(path, TREE, META)
+    path.write_bytes(sealed(path.read_bytes().split(b"\n", 2)[2], checkpoint.VERSION + 1))
+    with pytest.raises(NotImplementedError, match=f"of format {checkpoint.VERSION + 1}, .* update"):
+        checkpoint.load(path, like=TREE)
+    assert checkpoint.previous(path).exists()  # did not step in
+
+
+@pytest.mark.parametrize("version", range(1, checkpoint.VERSION + 1))
+def test_files_of_every_format_are_read(version, tmp_path):
+    """A run of each format, cut at generation 14, ends as an uninterrupted one does."""
+    (tmp_path / "old").mkdir()
+    file = Path(__file__).parent / "data" / f"checkpoint-{version}"
+    (tmp_path / "old" / "checkpoint").write_bytes(file.read_bytes())
+    assert file.read_bytes().startswith(b"nca_lib checkpoint %d\n" % version)
+    assert checkpoint.read(file)[1]["generation"] == 14
+    old, new = (train(TINY, tmp_path / name, resume=name == "old") for name in ("old", "new"))
+    (old, said), (new, told) = (checkpoint.read(folder / "checkpoint") for folder in (old, new))
+    assert [row[:2] for row in said["history"]] == [row[:2] for row in told["history"]]
+    for a, b in zip(old, new, strict=True):  # the file may be from another machine
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+ARCHIVES = {
+    "a shape that the file is too short for": {"shape": (10**12,)},
+    "much from little": {"content": bytes(2**21), "compress": zipfile.ZIP_DEFLATED},
+    "no array": {"content": b"not an array"},
+}
+
+
+def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
+    """A NumPy archive whose array "mean" has this header and content."""
+    buffer, head = io.BytesIO(), io.BytesIO()
+    form = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, form)
+    with zipfile.ZipFile(buffer, "w", compress) as file:
+        file.writestr("mean.npy", head.getvalue() + bytes(12) if content is None else content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", 2**20)
+    data = archive(**ARCHIVES[kind])
+    assert len(data) < 10_000
+    (tmp_path / "weights.npz").write_bytes(data)
+    (tmp_path / "checkpoint").write_bytes(sealed(data))
+    with pytest.raises(ValueError, match="not a checkpoint of nca_lib"):
+        checkpoint.read(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="damaged or missing"):
+        checkpoint.load_weights(tmp_path / "weights.npz", like=make_task(PRESETS["smoke"]).params)
+
+
+def test_only_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ValueError, match="is not a file"):
+            checkpoint.read(tmp_path / name)
+
+
+def test_two_bad_files_are_both_named(path):
+    checkpoint.save(path, TREE, META)
+    path.write_bytes(b"")
+    checkpoint.previous(path).write_bytes(b"")
+    with pytest.raises(ValueError, match="no good checkpoint is left: .*previous is not"):
+        checkpoint.load(path, like=TREE)
 
 
 def test_previous_checkpoint_steps_in(path, capsys):
@@ -78,8 +144,7 @@ def test_nothing_is_unpickled(tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, meta=np.array(json.dumps({})), leaf_0=np.array([{}], dtype=object))
     payload = buffer.getvalue()
-    digest = checkpoint.hashlib.sha256(payload).hexdigest().encode()
-    (tmp_path / "checkpoint").write_bytes(checkpoint.MAGIC + digest + b"\n" + payload)
+    (tmp_path / "checkpoint").write_bytes(sealed(payload))
     with pytest.raises(ValueError, match="allow_pickle"):
         checkpoint.load(tmp_path / "checkpoint", like=[np.zeros(1)])
 

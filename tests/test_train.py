@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_lib import checkpoint, train
+from nca_lib import checkpoint, keeper, train
 from nca_lib.evolution import make_evolve
 from nca_lib.loss import growth_loss, mse, overflow_loss
 from nca_lib.rollout import record
@@ -139,6 +139,7 @@ def test_an_interrupted_end_is_made_up_for(tmp_path, monkeypatch):
             raise OSError("disk full")
 
         patch.setattr(train.render, "save_clip", full)
+        patch.setattr(keeper, "DELAYS", ())
         train.train(TINY, tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
     train.train(TINY, tmp_path / "run", resume=True)
@@ -160,8 +161,106 @@ def test_another_configuration_cannot_resume(finished, name, value):
 
 
 def test_nothing_to_resume(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint in .*new to resume"):
         train.train(TINY, tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def saved_by(config=TINY, **changes):
+    """What the checkpoint of a run tells, at generation 2."""
+    rows = [[number, number * 8, 0.5, 0.02, 0.02, 0.02, 0.0, 0] for number in (1, 2)]
+    told = {"generation": 2, "seconds": 0.5, "history": rows}
+    return train.begin(make_task(config)) | told | changes
+
+
+def test_progress_is_taken_over(capsys):
+    meta = train.begin(make_task(TINY))
+    assert train.continue_from(saved_by(), meta) == saved_by()
+    old = {key: value for key, value in saved_by().items() if key not in ("target", "devices")}
+    assert train.continue_from(old, meta) == saved_by()  # format 1 does not tell
+    assert capsys.readouterr().out == ""
+
+
+def test_other_devices_are_told(capsys):
+    meta = train.begin(make_task(TINY))
+    found = train.continue_from(saved_by(devices=["8 x TPU"]), meta)
+    assert found["devices"] == ["8 x TPU", train.describe_device()]
+    assert "The checkpoint is from 8 x TPU, and this is " in capsys.readouterr().out
+
+
+def test_another_picture_of_the_same_emoji_cannot_resume():
+    with pytest.raises(ValueError, match="cannot resume: the target's picture is not the"):
+        train.continue_from(saved_by(target="0" * 64), train.begin(make_task(TINY)))
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        [],
+        None,
+        {"generation": 2, "config": {}, "seconds": 1.0},
+        {"config": {"wings": 2}, "generation": 2, "seconds": 1.0, "history": []},
+    ],
+)
+def test_a_checkpoint_of_something_else_cannot_resume(saved):
+    with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
+        train.continue_from(saved, train.begin(make_task(TINY)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"history": []},
+        {"history": [[2, 1]]},
+        {"history": saved_by()["history"][::-1]},
+        {"history": saved_by()["history"] * 2},
+        {"generation": 3},
+        {"generation": "2"},
+        {"seconds": "long"},
+        {"seconds": None},
+        {"devices": []},
+        {"devices": 7},
+    ],
+)
+def test_a_history_with_a_gap_or_a_double_line_cannot_resume(changes):
+    with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
+        train.continue_from(saved_by() | changes, train.begin(make_task(TINY)))
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    with keeper.Keeper(tmp_path / "run"), pytest.raises(ValueError, match="is in use"):
+        train.train(TINY, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_only_the_previous_checkpoint_is_left(tmp_path, ctrl_c):
+    def interrupt(row):
+        if row["generation"] == 11:
+            ctrl_c()
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(TINY, folder, callback=interrupt, checkpoint_seconds=0)
+    (folder / "checkpoint").unlink()  # as a crash between two renames leaves it
+    with pytest.raises(ValueError, match="holds a run already"):
+        train.train(TINY, folder)
+    train.train(TINY, folder, resume=True)
+    assert (folder / "run.json").exists()
+
+
+def test_signals_are_obeyed_as_ctrl_c_is(tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr(train, "train", lambda *a, **k: signal.raise_signal(signal.SIGTERM))
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        train.obey_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup wants it
+        assert main(arguments(tmp_path / "run")) == 128 + signal.SIGTERM
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_same_seed_same_history_and_another_seed_another(finished, tmp_path):
