@@ -28,7 +28,7 @@ unexport JUPYTER_PATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book runs study surrogates serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
+.PHONY: help install book runs study surrogates faults serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,9 @@ study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
 
 surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
 	$(BIN)/python .ci/surrogates.py $(ARGS)
+
+faults: $(INSTALLED)  ## kill, damage, fill and fuzz at length; writes what appendix A2 shows
+	$(BIN)/python .ci/faults.py $(ARGS)
 
 serve:  ## serve the built book at http://localhost:8000
 	@test -e $(HTML)/index.html || { echo "Build the book first: make book" >&2; exit 1; }

@@ -48,6 +48,8 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
+    except OSError as error:  # a full disk, for one, does not say where
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # not every file system can sync the names in a folder

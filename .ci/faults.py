@@ -1,0 +1,88 @@
+"""Try every fault of tests/faults.py many times, and write what came of it for appendix A2.
+
+    python .ci/faults.py [--only FAULT ...] [--share 1.0]
+
+The results go to nca_lib/data/faults.json, each as soon as it is there. A fault that lost something
+is named, nothing is written for it, and the exit status is 1.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import faults  # noqa: E402
+
+from nca_lib import evolution, train  # noqa: E402
+from nca_lib.checkpoint import write_atomic  # noqa: E402
+
+FILE = ROOT / "nca_lib" / "data" / "faults.json"
+SEED = 20
+# How many of each, and how each is counted.
+MANY = {
+    faults.kill: (200, "kills in a chain"),
+    faults.interrupt: (30, "signals in a chain"),
+    faults.full_disk: (40, "runs"),
+    faults.read_only: (40, "runs"),
+    faults.damaged: (40_000, "files"),
+    faults.forged: (50_000, "files"),
+    faults.locks: (40, "second trainers"),
+    faults.rush: (50, "races of four"),
+    faults.poisoned: (2_000, "generations"),
+    faults.dead: (20, "runs"),
+    faults.repeated: (12, "runs, each twice"),
+    faults.soak: (100_000, "generations"),
+}
+
+
+def thin(rows: list, most: int = 200) -> list:
+    """Every so manieth row, the first and the last among them."""
+    step = -(-len(rows) // most)
+    return rows[::step] + ([] if (len(rows) - 1) % step == 0 else rows[-1:])
+
+
+def main() -> int:
+    """Try what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    names = {fault.__name__: fault for fault in MANY}
+    parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--share", type=float, default=1.0, help="of the numbers of each")
+    options = parser.parse_args()
+    evolution.use_cores()
+    lost = 0
+    for name in options.only:
+        number, unit = MANY[names[name]]
+        number = max(2, round(number * options.share))
+        print(f"{name}: {number} {unit}", flush=True)
+        clock = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                survived = names[name](number, Path(folder), SEED)
+                curve = Path(folder) / "soak.json"
+                more = {"curve": thin(json.loads(curve.read_text()))} if curve.exists() else {}
+        except (faults.LostError, AssertionError) as error:
+            print(f"{name} LOST SOMETHING: {error}", flush=True)
+            lost += 1
+            continue
+        told = {"what": names[name].__doc__.partition("\n")[0], "unit": unit}
+        told |= {"tried": number, "survived": survived, "seed": SEED}
+        told |= {"seconds": round(time.monotonic() - clock, 1), **more}
+        known = json.loads(FILE.read_text()) if FILE.exists() else {"faults": {}}
+        found = known["faults"] | {name: told}
+        found = {key: found[key] for key in names if key in found}
+        place = {"device": train.describe_device(), "versions": train.versions()}
+        text = json.dumps({"command": "make faults", **place, "faults": found}, indent=1)
+        write_atomic(FILE, (text + "\n").encode())
+        print(f"{name}: {survived} survived, {told['seconds']:.0f} s", flush=True)
+    return lost > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
