@@ -26,8 +26,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from IPython.display import HTML
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.scale import LogScale, register_scale
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -38,7 +41,8 @@ from nca_lib.checkpoint import write_atomic
 # that WCAG 2.2 asks of a line in a figure.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 
-# Every figure is a white card with dark text, which reads the same on a light and a dark page.
+# Every figure is a white card with dark text, which reads the same on a light and a dark page; see
+# also `use_style`.
 STYLE = str(resources.files("nca_lib") / "data" / "book.mplstyle")
 
 _SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
@@ -305,6 +309,23 @@ def show_clip(
     )
 
 
+def use_style() -> None:
+    """Give every figure from here on the look of the book; each chapter does so in its first cell.
+
+    That is `STYLE`, numbers such as 0.01 and 1e6 on logarithmic axes and, in a notebook, figures as
+    SVG, which is sharp at any size. What consists of very many parts can still be drawn as pixels,
+    with `rasterized=True`.
+    """
+    plt.style.use(STYLE)
+    register_scale(_PlainLogScale)
+    if get_ipython() is not None:
+        # IPython brings this package. Its import sets up the backend: not before it is asked for.
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        # No date, so that one figure gives one file; the resolution is that of rasterized parts.
+        set_matplotlib_formats("svg", metadata={"Date": None}, dpi=200)
+
+
 def plot_losses(
     histories: Mapping[str, Mapping[str, ArrayLike]],
     x: str = "rollouts",
@@ -457,6 +478,24 @@ def _img(uri: str, alt: str, width: int, height: int) -> str:
 
 def _caption(title: str) -> str:
     return f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
+
+
+class _PlainLogScale(LogScale):
+    """Its numbers stand on one line: a raised exponent is too small to be read on a phone."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        # From 3.11 on matplotlib gives a scale no axis, and warns where the parameters name one.
+        super().__init__(*args, **kwargs)
+
+    def set_default_locators_and_formatters(self, axis: Axis) -> None:
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(_plain_number)
+
+
+def _plain_number(value: float, position: int | None = None) -> str:
+    """As Python writes it, without padding: 0.0001, 10000, 1e5, 1e-5."""
+    mantissa, _, exponent = f"{value:.5g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def _curve(name: str, history: Mapping[str, ArrayLike], x: str, y: str) -> np.ndarray:

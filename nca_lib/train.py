@@ -20,6 +20,7 @@ import platform
 import shlex
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -830,16 +831,18 @@ def describe_machine() -> str:
     """Say what a notebook runs on: versions, devices and, on Colab without a GPU, how to get one.
 
     Returns:
-        One line, or three; each chapter prints them in its first cell.
+        Lines of less than 80 characters, which each chapter prints in its first cell.
     """
-    text = ", ".join(map(" ".join, versions().items())) + f" on {describe_device()}"
+    names = ", ".join(map("\N{NO-BREAK SPACE}".join, versions().items()))
+    parts = [names, f"on {describe_device()}"]
     if "google.colab" in sys.modules and jax.default_backend() == "cpu":
-        text += (
-            "\nNo GPU. The chapters take about the time that they name, which is for two CPU cores;"
-            "\nlarge trainings (presets lizard-40 and reference) would take many hours. For a GPU:"
-            " Runtime > Change runtime type > T4 GPU, then run this cell again."
+        parts.append(
+            "No GPU. The chapters take about the time that they name, which is for two CPU cores; "
+            "large trainings (presets lizard-40 and reference) would take many hours. For a GPU: "
+            "Runtime > Change runtime type > T4 GPU, then run this cell again."
         )
-    return text
+    text = "\n".join(textwrap.fill(part, 79, break_on_hyphens=False) for part in parts)
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:

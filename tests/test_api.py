@@ -21,7 +21,7 @@ MODULES = sorted(module.name for module in pkgutil.iter_modules(nca_lib.__path__
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in BOOK.glob("api*.md")}
 SECTIONS = re.compile(r"^(Args|Returns|Raises|Yields|Example):\n(.*?)(?=^\S|\Z)", re.M | re.S)
 # What is explained nowhere, though chapters call it.
-PLUMBING = {"describe_machine"}
+PLUMBING = {"describe_machine", "use_style"}
 
 
 def _objects(name: str) -> dict:

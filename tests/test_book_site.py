@@ -1,6 +1,7 @@
 """What surrounds the text of every page: footer, description, card, 404 page, sitemap."""
 
 import datetime
+import json
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from bs4 import BeautifulSoup
 from conftest import load_script
 from PIL import Image
 
@@ -136,6 +138,41 @@ def test_missing_pages_lead_back_from_any_depth(built):
         target = target.partition("?")[0]
         if target and not re.match(r"[a-z]+:", target):
             assert (html / target).exists(), target
+
+
+def cited(path: Path) -> set[str]:
+    """Keys that a page's source cites."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    groups = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text)
+    return {key.strip() for group in groups for key in group.split(",")}
+
+
+def test_each_page_ends_with_what_it_cites(built):
+    html, _ = built
+    text = (html / "book" / "references.html").read_text(encoding="utf-8")
+    entries = BeautifulSoup(text, "html.parser").select("div.citation[id]")
+    known = {f"references.html#{entry['id']}": entry for entry in entries}
+    pages = [path for path in (ROOT / "book").iterdir() if path.suffix in (".ipynb", ".md")]
+    numbers = {}
+    for path in pages:
+        text = (html / "book" / f"{path.stem}.html").read_text(encoding="utf-8")
+        page = BeautifulSoup(text, "html.parser").select
+        has_section = bool(cited(path)) and path.stem != "index"
+        assert len(page(".page-toc a[href='#references']")) == has_section, path.stem
+        items = page("article section#references:last-child ul.chapter-references > li")
+        assert len(items) == (len(cited(path)) if has_section else 0), path.stem
+        links = [item.a["href"] for item in items]
+        in_text = {link["href"] for link in page("article a[href^='references.html#']")}
+        assert len(set(links)) == len(links)
+        assert set(links) == in_text or not has_section
+        for item, link in zip(items, links, strict=True):
+            whole = " ".join(known[link].get_text().split())
+            assert " ".join(item.get_text().split()) == whole
+        numbers[path.stem] = [int(item.a.get_text().strip("[]")) for item in items]
+        assert numbers[path.stem] == sorted(numbers[path.stem])
+    assert sum(map(bool, numbers.values())) >= 9
 
 
 def test_commit_is_that_of_the_checkout(book_site):

@@ -109,7 +109,7 @@ def test_chapter_alone_runs_and_leaves_what_is_there(colab, wheel, chapter):
     assert {name: after.get(name) for name in before} == before
     assert after.keys() & {"nca_lib", "nca-lib"}
 
-    first = printed[0]
+    first = " ".join(printed[0].split())
     assert f"jax {before['jax']}" in first and f"flax {before['flax']}" in first
     assert re.search(r"on \d+ x cpu", first)
     assert "Runtime > Change runtime type" in first

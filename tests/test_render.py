@@ -5,13 +5,17 @@ import io
 import re
 import warnings
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import matplotlib
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb as parse_colour
+from matplotlib.scale import LogScale, register_scale
+from nbclient import NotebookClient
 from PIL import Image, ImageSequence
 
 from nca_lib import checkpoint, render
@@ -429,6 +433,59 @@ def test_figures_are_cards_that_read_on_light_and_dark_pages():
             assert contrast(STYLE[text], STYLE[card]) >= 4.5
         for line in render.PALETTE:
             assert contrast(line, STYLE[card]) >= 3
+
+
+@pytest.fixture
+def book_style():
+    """The look of the book, until the test is over."""
+    with plt.rc_context():
+        render.use_style()
+        yield
+    with warnings.catch_warnings():  # matplotlib's own scale names the parameter that it gave up
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        register_scale(LogScale)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (1e-3, 1e4, ["0.001", "0.01", "0.1", "1", "10", "100", "1000", "10000"]),
+        (1e-6, 1e-3, ["1e-6", "1e-5", "0.0001", "0.001"]),
+        (1e4, 1e7, ["10000", "1e5", "1e6", "1e7"]),
+        (0.011, 0.04, ["0.02", "0.03", "0.04"]),  # between the powers of ten
+    ],
+)
+def test_logarithmic_axes_have_numbers_without_raised_exponents(book_style, low, high, shown):
+    figure = matplotlib.figure.Figure()
+    axes = figure.subplots()
+    axes.plot([low, high], [0, 1])
+    axes.set(xscale="log", xlim=(low, high))
+    figure.savefig(io.BytesIO())
+    labels = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
+    seen = [label.get_text().replace("$\\mathdefault{", "").replace("}$", "") for label in labels]
+    assert not any("^" in text for text in seen)
+    assert set(shown) <= set(seen)
+
+
+def test_a_notebook_s_figures_are_sharp_and_reproducible():
+    draw = "_, (a, b) = plt.subplots(1, 2); a.imshow([[1, 2, 3, 4]] * 3); b.loglog([1, 2], [3, 4]);"
+    show = "render.plot_losses({'a': {'rollouts': [1, 2], 'loss': [2.0, 1.0]}})"
+    cells = ["import matplotlib.pyplot as plt\nfrom nca_lib import render", draw]
+    cells += ["plt.close('all'); render.use_style()", draw, draw, show, show]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    before, *figures = (cell.outputs[0]["data"] for cell in notebook.cells if cell.outputs)
+    assert "image/png" in before and len(figures) == 4
+    assert not any("image/png" in figure for figure in figures)
+    first, again, losses, losses_again = (figure["image/svg+xml"] for figure in figures)
+    assert first == again and losses == losses_again  # no date, no random names
+    svg = "{http://www.w3.org/2000/svg}"
+    assert not list(ElementTree.fromstring(losses).iter(f"{svg}text"))  # needs no font
+    (image,) = ElementTree.fromstring(first).iter(f"{svg}image")
+    data = base64.b64decode(image.get("{http://www.w3.org/1999/xlink}href").partition(",")[2])
+    with Image.open(io.BytesIO(data)) as pixels:
+        assert pixels.size == (4, 3)  # a pixel for each cell, enlarged by who looks at it
+    assert "pixelated" in image.get("style")
 
 
 def test_no_two_of_ten_curves_look_alike():

@@ -537,9 +537,12 @@ def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
 def test_a_machine_is_described_and_colab_told_of_its_gpus(monkeypatch):
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
     text = train.describe_machine()
-    assert f"jax {jax.__version__}, " in text and text.endswith(f" on {train.describe_device()}")
+    assert f"jax {jax.__version__}, " in text.replace("\n", " ")
+    assert text.endswith(f"\non {train.describe_device()}")
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert train.describe_machine().startswith(f"{text}\n")
-    assert "Runtime > Change runtime type" in train.describe_machine()
+    told = train.describe_machine()
+    assert told.startswith(f"{text}\nNo GPU.")
+    assert "Runtime > Change runtime type" in told.replace("\n", " ")
+    assert max(map(len, told.splitlines())) < 80
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert train.describe_machine() == text
