@@ -96,7 +96,11 @@ def _find_chromium() -> str | None:
 
 @contextlib.contextmanager
 def open_chromium(*flags: str):
-    """A headless Chromium, the one already on the machine, with flags of its command line."""
+    """A headless Chromium, the one already on the machine, with flags of its command line.
+
+    Where a page of the book is to reach a state, Playwright's wait_for_function takes a function:
+    it would evaluate an expression time and again, which the page's policy does not allow.
+    """
     executable = _find_chromium()
     if executable is None:
         skip_or_fail("no Chromium found; name one with CHROMIUM=/path/to/chromium")

@@ -255,7 +255,7 @@ def test_the_pace_is_right_after_a_reset(read):
         }"""
     )
     reader.button("Reset").click()
-    reader.tab.wait_for_function("said.filter((text) => text.includes('·')).length > 30")
+    reader.tab.wait_for_function("() => said.filter((text) => text.includes('·')).length > 30")
     said = reader.tab.evaluate("said")
     start = next(i for i, text in enumerate(said) if text.startswith("Step 0"))
     assert all(re.fullmatch(r"Step \d+( · \d+ steps/s)?", text) for text in said[start:])
@@ -515,7 +515,7 @@ def test_a_link_restores_every_setting(read, act):
     assert "view=alpha" in reader.tab.evaluate("location.hash")
     reader.tab.go_back()
     reader.tab.wait_for_function(
-        "document.querySelector('.nca-player select').value === 'hidden 2'"
+        "() => document.querySelector('.nca-player select').value === 'hidden 2'"
     )
     assert settings(reader) == expected
 
@@ -540,7 +540,7 @@ def test_of_quick_choices_the_last_one_counts(read):
             location.hash = "run=lizard-regenerating&speed=60"; // what is on show still
         }"""
     )
-    reader.tab.wait_for_function("NCA.records.size >= 9")
+    reader.tab.wait_for_function("() => NCA.records.size >= 9")
     reader.wait_for_status("Lizard regenerating.")
     reader.wait_for_step(3)
     assert settings(reader)["run"] == "lizard-regenerating"

@@ -157,9 +157,9 @@ def test_what_the_theme_offers_works(root, tab):
     tab.locator(".btn-download-pdf-button").click()
     assert tab.evaluate("window.printed")
     tab.get_by_role("button", name="Fullscreen mode").click()
-    tab.wait_for_function("document.fullscreenElement !== null")
+    tab.wait_for_function("() => document.fullscreenElement !== null")
     tab.get_by_role("button", name="Fullscreen mode").click()
-    tab.wait_for_function("document.fullscreenElement === null")
+    tab.wait_for_function("() => document.fullscreenElement === null")
     before = tab.evaluate("document.documentElement.dataset.mode")
     tab.get_by_role("button", name="Color mode").click()
     assert tab.evaluate("document.documentElement.dataset.mode") != before
@@ -169,7 +169,7 @@ def test_what_the_theme_offers_works(root, tab):
     cell = tab.locator("div.highlight", has_text="config = replace(").first
     cell.hover()
     cell.locator("xpath=..").get_by_role("button", name="Copy").click()
-    tab.wait_for_function("document.querySelector('button.copybtn.success')")
+    tab.wait_for_function("() => document.querySelector('button.copybtn.success')")
     if root.startswith("http:"):
         assert "config = replace(" in tab.evaluate("navigator.clipboard.readText()")
     assert tab.evaluate("stopped") == [] and tab.said == []
