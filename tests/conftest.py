@@ -1,10 +1,14 @@
 """Settings for every test: two CPU devices, strict dtypes for our own rule, and the browser."""
 
+import contextlib
+import functools
+import http.server
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 # Notebooks run on this environment's kernel, even where another "python3" is registered.
@@ -90,10 +94,13 @@ def _find_chromium() -> str | None:
     return next((path for name in candidates if name and (path := shutil.which(name))), None)
 
 
-# Not of session scope: Playwright keeps an event loop running, and nbmake needs the thread's own.
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium, the one already on the machine."""
+@contextlib.contextmanager
+def open_chromium(*flags: str):
+    """A headless Chromium, the one already on the machine, with flags of its command line.
+
+    Where a page of the book is to reach a state, Playwright's wait_for_function takes a function:
+    it would evaluate an expression time and again, which the page's policy does not allow.
+    """
     executable = _find_chromium()
     if executable is None:
         skip_or_fail("no Chromium found; name one with CHROMIUM=/path/to/chromium")
@@ -104,7 +111,33 @@ def chromium():
         browser = playwright.chromium.launch(
             executable_path=executable,
             # Chromium's sandbox does not start for root, as in most containers.
-            args=["--no-sandbox"] if is_root else [],
+            args=[*flags, "--no-sandbox"] if is_root else [*flags],
         )
         yield browser
         browser.close()
+
+
+# Not of session scope: Playwright keeps an event loop running, and nbmake needs the thread's own.
+@pytest.fixture(scope="module")
+def chromium():
+    with open_chromium() as browser:
+        yield browser
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextlib.contextmanager
+def serving(folder: Path):
+    """Serve a folder on this machine; gives the address of its root, without a slash."""
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

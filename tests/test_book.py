@@ -159,7 +159,7 @@ def barriers(tab, known: set[str]) -> dict[str, list[str]]:
     from axe_playwright_python.sync_playwright import Axe
 
     # Colours fade in when the theme is set; half-way their contrast is nobody's concern.
-    tab.wait_for_function("document.getAnimations().length === 0")
+    tab.wait_for_function("() => document.getAnimations().length === 0")
     return {
         rule["id"]: [node["html"][:120] for node in rule["nodes"][:3]]
         for rule in Axe().run(tab).response["violations"]

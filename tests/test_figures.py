@@ -156,7 +156,7 @@ def test_figures_of_the_book_can_be_read(chromium, theme):
         tab = context.new_page()
         tab.goto((HTML / page).as_uri())
         tab.evaluate(PREPARE)
-        tab.wait_for_function("document.getAnimations().length === 0")  # colours fade in
+        tab.wait_for_function("() => document.getAnimations().length === 0")  # colours fade in
         colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         colour = [float(value) for value in colour.strip("rgba()").split(",")[:3]]
         for width in (1280, 390):

@@ -8,9 +8,9 @@ var NCA = (() => {
   "use strict";
 
   const FORMAT = 1; // version of the weight files; nca_lib/browser.py writes them
-  const CHANNEL_ORDER = "hidden, red, green, blue, alpha";
   const BASE64 = /^([a-z\d+/]{4})*([a-z\d+/]{2}==|[a-z\d+/]{3}=)?$/i;
-  const LIMITS = { channels: [4, 64], hidden: [1, 512], size: [1, 512], padding: [0, 256] };
+  const LIMITS = { channels: [4, 64], hidden: [1, 512], num_steps: [1, 1e6], age: [0, 1e6] };
+  const LONGEST = 1e6; // characters of a text; the weights of the largest rule have 702,144
 
   const SMOOTH = [1, 2, 1];
   const DIFF = [-1, 0, 1];
@@ -19,8 +19,7 @@ var NCA = (() => {
      angle (radians, clockwise on the screen), cells see along turned axes and grow a turned
      pattern: their world has no other north. */
   function makeKernels(angle = 0) {
-    const cos = Math.cos(angle);
-    const sin = Math.sin(angle);
+    const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
     const kernels = [];
     for (let i = 0; i < 3; i++) {
       for (let j = 0; j < 3; j++) {
@@ -192,9 +191,8 @@ var NCA = (() => {
     return bits >> 15 ? -value : value;
   }
 
-  /* CRC-32. A file cut short or changed by accident is found. Nothing would be won by comparing
-     the SHA-256: who can change this file can change its hash, or any script, and browsers offer
-     SHA-256 only asynchronously and only to secure pages. It stands in the file for people. */
+  /* CRC-32 finds a file cut short or changed by accident. Who changes it on purpose can change any
+     hash and any script, too: the SHA-256, which browsers offer to few pages, is for people. */
   function checksum(bytes) {
     let crc = -1;
     for (const byte of bytes) {
@@ -205,25 +203,28 @@ var NCA = (() => {
   }
 
   /* Turn a record, as nca_lib.browser writes it, into a model; an Error says what is wrong. */
-  function decode(record) {
-    check(record && record.format === FORMAT, `this page reads format ${FORMAT}`);
+  function decode(given) {
+    check(given?.format === FORMAT, `this page reads format ${FORMAT}`);
+    const record = { ...given }; // what it has itself, not what it inherits
     check(record.rule === "growing" && record.border === "zero", "another cell rule");
-    check(record.channel_order === CHANNEL_ORDER, "another order of channels");
+    check(record.channel_order === "hidden, red, green, blue, alpha", "another order of channels");
     for (const [name, [low, high]] of Object.entries(LIMITS)) {
       const [value, range] = [record[name], `a whole number from ${low} to ${high}`];
       check(Number.isInteger(value) && value >= low && value <= high, `${name} must be ${range}`);
     }
-    check(record.step_size > 0 && record.step_size < 1e6, "no usable step size");
-    check(record.alive_threshold >= 0 && record.alive_threshold < 1, "no usable threshold");
+    const isText = (value) => typeof value === "string" && value.length <= LONGEST;
+    check(isText(record.emoji) && isText(record.title), "no title");
+    const { channels, hidden, step_size: stepSize, alive_threshold: aliveThreshold } = record;
+    check(Number.isFinite(stepSize) && stepSize > 0 && stepSize < 1e6, "no usable step size");
+    const isShare = Number.isFinite(aliveThreshold) && aliveThreshold >= 0 && aliveThreshold < 1;
+    check(isShare, "no usable threshold");
     check(["paired", "bernoulli"].includes(record.mask), "unknown fire mask");
     check(["float32", "float16"].includes(record.dtype), "neither float32 nor float16");
-    check([record.emoji, record.title].every((text) => typeof text === "string"), "no title");
-    const { channels, hidden } = record;
     const sizes = [3 * channels * hidden, hidden, hidden * channels, channels];
     const count = sizes.reduce((sum, size) => sum + size);
     const width = record.dtype === "float32" ? 4 : 2;
-    check(BASE64.test(record.weights), "they are not base64");
-    const bytes = Uint8Array.from(atob(String(record.weights)), (char) => char.charCodeAt(0));
+    check(isText(record.weights) && BASE64.test(record.weights), "they are not base64");
+    const bytes = Uint8Array.from(atob(record.weights), (char) => char.charCodeAt(0));
     check(bytes.length === count * width, `${bytes.length} bytes instead of ${count * width}`);
     check(checksum(bytes) === record.crc32, "they are damaged, their checksum does not match");
     const view = new DataView(bytes.buffer);
@@ -234,14 +235,13 @@ var NCA = (() => {
     let end = 0;
     const parts = sizes.map((size) => numbers.subarray(end, (end += size)));
     const [hiddenKernel, hiddenBias, outputKernel, outputBias] = parts;
-    const { step_size: stepSize, alive_threshold: aliveThreshold } = record;
     const weights = { hiddenKernel, hiddenBias, outputKernel, outputBias };
     return { ...record, stepSize, aliveThreshold, ...weights };
   }
 
   /* Weight files are scripts, since a page opened from disk may not fetch: each calls register. */
   const records = new Map();
-  const register = (record) => records.set(String(record?.name), record);
+  const register = (record) => records.set(record?.name, record);
 
   return {
     makeKernels, perceive, update, livingMask, step, fireMask, makeRandom, seedState,

@@ -147,8 +147,9 @@
       this.view?.replaceChildren(...this.views.map((view) => make("option", {}, view)));
       this.reset(isFirst ? "" : `${models.map((model) => model.title).join(", ")}.`);
       if (isFirst && calm.matches) {
-        // A picture, standing still, after no more steps than a page may take before it answers.
-        while (this.count < Math.min(models[0].num_steps, 128)) this.advance();
+        // A picture, standing still, after no more than a page may do before it answers.
+        const [last, end] = [Math.min(models[0].num_steps, 128), performance.now() + 4000];
+        while (this.count < last && performance.now() < end) this.advance();
         this.refresh();
       }
     }
