@@ -693,7 +693,7 @@ def begin(task: Task) -> dict:
         task: from `make_task`.
 
     Returns:
-        Plain values: configuration, a digest of the target, devices, the generation reached,
+        Plain values. Configuration, a digest of the target, devices, the generation reached,
         seconds, and rows of `HISTORY`.
     """
     target = hashlib.sha256(task.target.tobytes()).hexdigest()
