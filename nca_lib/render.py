@@ -20,7 +20,7 @@ import html
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -252,8 +252,7 @@ def show_images(
     Raises:
         ValueError: no images, an empty `alt`, or as many texts as there are not pictures.
     """
-    fine = isinstance(images, np.ndarray | Sequence) and getattr(images, "ndim", 1)
-    _check(fine, "images", images, "pictures")
+    _check(np.iterable(images), "images", images, "pictures")
     images = [_pixels(image, 3) for image in images]
     count = len(images)
     _check(count, "number of images", count, "at least 1")
@@ -263,7 +262,7 @@ def show_images(
         alt = [alt] if count == 1 else [f"{alt} ({i} of {count})" for i in range(1, count + 1)]
     titles = [""] * count if titles is None else titles
     for name, texts in (("alt", alt), ("titles", titles)):
-        fine = isinstance(texts, Sequence) and len(texts) == count
+        fine = isinstance(texts, Collection) and len(texts) == count
         fine = fine and all(isinstance(text, str) for text in texts)
         _check(fine, name, texts, f"one text for each of {count} images")
     figures = ""

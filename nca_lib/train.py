@@ -469,7 +469,8 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
     if config.strategy == "backprop":
         share = config.population // population_mesh(config.population).size
         step = memory_needed(config, share) - memory_needed(config, 0)
-        needed, free = config.num_steps * step + 3 * POOL * task.start.nbytes, free_memory()
+        pool = 3 * POOL * task.start.nbytes if config.age else 0  # old, new, and one to copy
+        needed, free = config.num_steps * step + pool, free_memory()
         if needed > free:
             raise ValueError(
                 f"gradients through num_steps {config.num_steps} of a population of "
