@@ -77,8 +77,11 @@ class Training:
             seconds: how long, by the rate of the piece before.
 
         Raises:
+            ValueError: seconds not from 0 to 3600.
             RuntimeError, FloatingPointError: the population died or exploded.
         """
+        if not 0 <= seconds <= 3600:
+            raise ValueError(f"seconds must be 0 to 3600, got {seconds!r}")
         if not self.count:
             self.evolve(self.state, self.key, self.done, 1)  # not used
         count = max(1, min(self.count, self.config.generations - self.done))

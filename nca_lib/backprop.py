@@ -96,7 +96,12 @@ def draw_starts(
 
     Returns:
         Their places in the pool (B,) int32, and the starts (B, H, W, C) float32, the seed first.
+
+    Raises:
+        ValueError: count is not 1 to the size of the pool.
     """
+    if not 1 <= count <= len(pool):
+        raise ValueError(f"count must be 1 to {len(pool)} (the pool), got {count}")
     key_pick, key_coin, key_damage = jax.random.split(key, 3)
     places = jax.random.choice(key_pick, len(pool), (count,), replace=False)
     losses = mse(pool[places], target)

@@ -38,7 +38,7 @@ from jax.sharding import PartitionSpec
 
 from nca_lib import train
 from nca_lib.checkpoint import write_atomic
-from nca_lib.evolution import AXIS, make_evolve, population_mesh, use_cores
+from nca_lib.evolution import AXIS, check_population, make_evolve, population_mesh, use_cores
 from nca_lib.model import KERNELS, seed_state
 from nca_lib.rollout import stages
 from nca_lib.train import Config, Task, make_strategy
@@ -72,13 +72,23 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         `ratio_to_reference` (empty without the reference).
 
     Raises:
-        ValueError: a configuration that cannot run, repeats under 1, or an unknown name in `only`.
+        ValueError: a configuration that cannot run or needs more memory than is free, repeats not
+            1 to 1000, or unknown names in `only`, or none.
     """
+    train.validate(config)
     train.validate(dataclasses.replace(config, mask="paired"))
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
-    if unknown := [name for name in only if name not in NAMES]:
-        raise ValueError(f"implementations are {NAMES}, got {unknown[0]!r}")
+    check_population(config.population)
+    if not isinstance(repeats, int) or not 1 <= repeats <= 1000:
+        raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
+    if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
+        raise ValueError(f"only must name some of {NAMES}, got {only!r}")
+    needed, free = memory_needed(config, only), train.free_memory()
+    free *= jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    if needed > free:
+        raise ValueError(
+            f"a population of {config.population} needs about {needed / 1e9:.2g} GB side by side, "
+            f"and {free / 1e9:.2g} GB are free"
+        )
     running, skipped, peaks = warm_up(config, only)
     seconds = {name: [] for name in running}
     for number in range(repeats):
@@ -126,6 +136,24 @@ def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], 
             state = jax.block_until_ready(generation(state, jax.random.key(number)))
         running[name], peaks[name] = (generation, state), peak_memory()
     return running, skipped, peaks
+
+
+def memory_needed(config: Config, only: Sequence[str]) -> int:
+    """Estimate what the least thrifty implementation holds at once.
+
+    Args:
+        config: the experiment.
+        only: implementations, of `NAMES`.
+
+    Returns:
+        Bytes.
+    """
+    needed = train.memory_needed(config, 1 if {*only} <= {*NAMES[:2]} else config.population)
+    if "reference" in only:  # every state of every member
+        side = config.size + 2 * config.padding
+        states = config.population * config.num_steps * side**2 * config.channels
+        needed = max(needed, 4 * states)
+    return needed
 
 
 def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dict:
@@ -464,8 +492,8 @@ def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
     Raises:
         ValueError: size odd or under 2.
     """
-    if size < 2 or size % 2:
-        raise ValueError(f"size must be even and at least 2, got {size}")
+    if not isinstance(size, int) or size < 2 or size % 2:
+        raise ValueError(f"size must be even and at least 2, got {size!r}")
     padding = size // 12  # 4 cells around 40, as in the notebook
     fields |= {"size": size - 2 * padding, "padding": padding, "num_steps": steps, "window": steps}
     return dataclasses.replace(NOTEBOOK, **fields)
@@ -484,8 +512,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     options = parser.parse_args(arguments)
     try:
-        if options.json and not options.json.parent.is_dir():  # known before the timing, not after
-            raise ValueError(f"--json needs a file in an existing folder, got {options.json}")
+        path = options.json  # known before the timing, not after
+        if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"--json needs a file in an existing folder, got {str(path)!r}")
         use_cores()
         config = notebook(**{name: getattr(options, name) for name in sizes})
         report = benchmark(config, options.repeats, options.only)

@@ -12,6 +12,8 @@ Evolution does not ask for it. For backpropagation every decision can be replace
 import jax
 import jax.numpy as jnp
 
+from nca_lib.model import check_size, check_state
+
 SURROGATES = ("straight", "soft")
 # Steepness of the curve that stands for a decision. It matters for both in other ways: a flat one
 # passes more gradients, but in a soft rule it leaks, and what should be zero creeps up.
@@ -33,7 +35,15 @@ def decide(hard: jax.Array, soft: jax.Array, surrogate: str = "") -> jax.Array:
     Returns:
         float32, the value of `soft` for "soft" and else of `hard`; the derivative of `soft` for
         both surrogates and else zero.
+
+    Raises:
+        ValueError: an unknown surrogate, or two shapes.
     """
+    if surrogate not in SLOPES or jnp.shape(hard) != jnp.shape(soft):
+        raise ValueError(
+            f"surrogate must be one of {(*SLOPES,)}, got {surrogate!r}; hard and soft of one "
+            f"shape, got {jnp.shape(hard)} and {jnp.shape(soft)}"
+        )
     if surrogate == "soft":
         return soft
     hard = jax.lax.stop_gradient(hard.astype(jnp.float32))
@@ -51,8 +61,11 @@ def bit(x: jax.Array, surrogate: str = "") -> jax.Array:
 
     Returns:
         float32 of the same shape, 1 where x is positive and else 0; for "soft" in between.
+
+    Raises:
+        ValueError: an unknown surrogate.
     """
-    return decide(x > 0, jax.nn.sigmoid(SLOPES[surrogate] * x), surrogate)
+    return decide(x > 0, jax.nn.sigmoid(SLOPES.get(surrogate, 1.0) * x), surrogate)
 
 
 def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
@@ -70,7 +83,11 @@ def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
     Returns:
         float32 scalar, minus the number of columns between the start (W // 2) and the leftmost cell
         of the body, to be minimised. Without a body W // 2.
+
+    Raises:
+        ValueError: the state has another shape, or an unknown surrogate.
     """
+    check_state(state)
     alpha, half = state[..., -1], state.shape[1] // 2
     column = jnp.arange(state.shape[1]) - half
     body = alpha > 0.5
@@ -93,7 +110,12 @@ def life_step(grid: jax.Array, surrogate: str = "") -> jax.Array:
 
     Returns:
         (H, W) float32.
+
+    Raises:
+        ValueError: the grid has another number of axes, or an unknown surrogate.
     """
+    if len(grid.shape) != 2:
+        raise ValueError(f"grid must be (H, W), got {grid.shape}")
     rows = grid + jnp.roll(grid, 1, 0) + jnp.roll(grid, -1, 0)
     count = rows + jnp.roll(rows, 1, 1) + jnp.roll(rows, -1, 1) - grid
 
@@ -115,7 +137,13 @@ def place(body: jax.Array, size: int = WORLD) -> jax.Array:
 
     Returns:
         (size, size) float32.
+
+    Raises:
+        ValueError: the body does not fit, or the grid is larger than `nca_lib.model.LARGEST`.
     """
+    check_size(size, size)
+    if len(body.shape) != 2 or max(body.shape) > size:
+        raise ValueError(f"body must be (H, W), at most {size} wide and high, got {body.shape}")
     height, width = body.shape
     above, left = (size - height) // 2, (size - width) // 2
     return jnp.zeros((size, size)).at[above : above + height, left : left + width].set(body)
@@ -137,7 +165,11 @@ def methuselah(state: jax.Array, surrogate: str = "") -> jax.Array:
         float32 scalar, minus the number of living cells for each cell of the body, to be
         minimised. The living are averaged over the last quarter of `LIFE_STEPS` steps; ten cells
         are added to the body, so that a chance find of three cells is not worth everything.
+
+    Raises:
+        ValueError: the state has another shape or is too large, or an unknown surrogate.
     """
+    check_state(state)
 
     def step(grid, _):
         grid = life_step(grid, surrogate)

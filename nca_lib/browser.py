@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
 import zlib
@@ -86,7 +87,7 @@ def record(
     validate(config)
     if config.cells != "smooth":
         raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", str(name)):
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
         raise ValueError(f"name must be lower-case letters, digits and hyphens, got {name!r}")
     title = name.replace("-", " ").capitalize() if title is None else title
     if not isinstance(title, str) or not title.strip():
@@ -167,9 +168,9 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
         >>> export("lizard", "lizard.js")
         PosixPath('lizard.js')
     """
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix != ".js":
+        raise ValueError(f"path must end in .js, got {path!r}")
     path = Path(path)
-    if path.suffix != ".js":
-        raise ValueError(f"path must end in .js, got {str(path)!r}")
     write_atomic(path, script(record(run, **options)).encode())
     return path
 

@@ -5,6 +5,7 @@ population is spread over all devices; each evaluates its share, and only the fi
 member, crosses between them. Everything else is computed on every device alike.
 """
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,11 +34,11 @@ def use_cores(cores: int | None = None) -> int:
         The number of devices that JAX will use by default.
 
     Raises:
-        ValueError: cores under 1.
+        ValueError: cores not an int from 1 to 1024.
         RuntimeError: JAX has already started with another number of CPU devices.
     """
-    if cores is not None and cores < 1:
-        raise ValueError(f"cores must be at least 1, got {cores}")
+    if cores is not None and not (isinstance(cores, int) and 1 <= cores <= 1024):
+        raise ValueError(f"cores must be an int from 1 to 1024, got {cores!r}")
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         cores = cores or available or os.cpu_count() or 1
@@ -128,9 +129,10 @@ def open_es(
         The strategy. It minimises.
 
     Raises:
-        ValueError: population odd or under 2.
+        ValueError: population odd or under 2, or std not a positive number.
     """
     check_population(population)
+    check_std(std)
     # Importing evosax.algorithms makes arrays, which starts JAX: too late for `use_cores` after it.
     from evosax.algorithms import Open_ES
 
@@ -168,9 +170,10 @@ def pgpe(
         The strategy. It minimises.
 
     Raises:
-        ValueError: population odd or under 2.
+        ValueError: population odd or under 2, or std not a positive number.
     """
     check_population(population)
+    check_std(std)
     from evosax.algorithms import PGPE
 
     algorithm = PGPE(
@@ -193,8 +196,21 @@ def check_population(population: int) -> None:
     Raises:
         ValueError: odd, or under 2.
     """
-    if population < 2 or population % 2:
-        raise ValueError(f"population must be even and at least 2, got {population}")
+    if not isinstance(population, int) or population < 2 or population % 2:
+        raise ValueError(f"population must be even and at least 2, got {population!r}")
+
+
+def check_std(std: float) -> None:
+    """Refuse a noise scale that makes all members alike, or none of them finite.
+
+    Args:
+        std: noise scale sigma.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if not isinstance(std, int | float) or not 0 < std < math.inf:
+        raise ValueError(f"std must be a finite number above 0, got {std!r}")
 
 
 def population_mesh(population: int) -> Mesh:
@@ -210,8 +226,11 @@ def population_mesh(population: int) -> Mesh:
         devices, but 4 of 6 cores for N = 64. Across several processes, of all devices of all.
 
     Raises:
-        ValueError: there are several processes, and their devices cannot share N equally.
+        ValueError: population under 1, or there are several processes, and their devices cannot
+            share N equally.
     """
+    if not isinstance(population, int) or population < 1:
+        raise ValueError(f"population must be an int of at least 1, got {population!r}")
     devices = jax.devices()
     if jax.process_count() > 1 and population % len(devices):
         raise ValueError(
@@ -275,7 +294,12 @@ def make_evolve(
         start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
         the last generation, both as NumPy arrays. Each generation's randomness depends on `key`
         and its number alone, so a run cut in two equals the run in one piece.
+
+    Raises:
+        ValueError: chunk under 1.
     """
+    if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
+        raise ValueError(f"chunk must be an int of at least 1, got {chunk!r}")
     algorithm, params = strategy
     mesh = population_mesh(algorithm.population_size)
     size = algorithm.population_size // mesh.size
@@ -302,7 +326,8 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
         mesh: from `population_mesh`.
 
     Returns:
-        `run(state, key, start, count) -> (state, metrics)`, see `make_evolve`.
+        `run(state, key, start, count) -> (state, metrics)`, see `make_evolve`. It raises a
+        ValueError where start is under 0 or count under 1.
     """
 
     def loop(state, key_data, start, count):
@@ -321,6 +346,8 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
     )
 
     def run(state, key, start, count):
+        if start < 0 or count < 1:
+            raise ValueError(f"start must be at least 0 and count 1, got {start} and {count}")
         # Plain NumPy in and out: a few kilobytes that every process holds alike.
         state, key_data = jax.device_get((state, jax.random.key_data(key)))
         return jax.device_get(compiled(state, key_data, start, count))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nca_lib.model import NCA
+from nca_lib.model import NCA, check_state
 from nca_lib.rollout import grow, grow_and_measure
 
 
@@ -22,8 +22,9 @@ def mse(state: jax.Array, target: jax.Array) -> jax.Array:
         (...) float32.
 
     Raises:
-        ValueError: the target has another shape than the state's RGBA.
+        ValueError: the state has another shape, or the target another than the state's RGBA.
     """
+    check_state(state, batched=True)
     if target.shape != (*state.shape[-3:-1], 4):
         raise ValueError(f"target must be {(*state.shape[-3:-1], 4)}, got {target.shape}")
     return jnp.mean(jnp.square(state[..., -4:] - target), axis=(-3, -2, -1))
@@ -39,7 +40,12 @@ def empty_loss(target: jax.Array) -> jax.Array:
 
     Returns:
         float32 scalar.
+
+    Raises:
+        ValueError: the target has another shape.
     """
+    if len(target.shape) != 3 or target.shape[-1] != 4:
+        raise ValueError(f"target must be (H, W, 4), got {target.shape}")
     return jnp.mean(jnp.square(target))
 
 
@@ -54,7 +60,11 @@ def overflow_loss(state: jax.Array, limit: float = 2.0) -> jax.Array:
 
     Returns:
         (...) float32.
+
+    Raises:
+        ValueError: the state has another shape.
     """
+    check_state(state, channels=1, batched=True)
     beyond = jnp.maximum(jnp.abs(state) - limit, 0.0)
     return jnp.mean(jnp.square(beyond), axis=(-3, -2, -1))
 
@@ -90,8 +100,8 @@ def window_loss(
     Raises:
         ValueError: window outside 1 to T.
     """
-    if not 1 <= window <= len(fires):
-        raise ValueError(f"window must be 1 to {len(fires)} (the number of steps), got {window}")
+    if not isinstance(window, int) or not 1 <= window <= len(fires):
+        raise ValueError(f"window must be 1 to {len(fires)} (the number of steps), got {window!r}")
     start = len(fires) - window
     state = grow(model, state, fires[:start], reach)
     reach = None if reach is None else reach + start

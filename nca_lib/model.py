@@ -11,6 +11,7 @@ alpha, with alpha the very last; the first C - 4 are hidden. Values are nominall
 RGBA and unbounded for the rest; nothing clips them.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -26,6 +27,44 @@ IDENTITY = np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
 KERNELS = np.stack([IDENTITY, np.outer(DIFF, SMOOTH) / 8, np.outer(SMOOTH, DIFF) / 8], axis=-1)
 KERNELS = KERNELS.astype(np.float32)
 
+LARGEST = 2**27  # numbers in one array, half a gigabyte: more is a slip of the hand
+
+
+def check_state(state: jax.Array, channels: int = 4, batched: bool = False) -> None:
+    """Refuse what is not a state; looks at the shape alone, never at values.
+
+    Args:
+        state: anything.
+        channels: least number of channels.
+        batched: whether there may be further axes in front.
+
+    Raises:
+        ValueError: it is not an array of this shape.
+    """
+    shape = getattr(state, "shape", None)
+    rank = 0 if shape is None else len(shape)
+    if rank < 3 or (rank > 3 and not batched) or shape[-1] < channels:
+        wanted = f"({'..., ' * batched}H, W, C) with C at least {channels}"
+        found = repr(state) if shape is None else shape
+        raise ValueError(f"state must be an array {wanted}, got {found}")
+
+
+def check_size(height: int, width: int, depth: int = 1) -> None:
+    """Refuse a size that no grid can have, or none that fits in memory.
+
+    Args:
+        height: H, in cells.
+        width: W, in cells.
+        depth: what there is of each cell: channels, or steps.
+
+    Raises:
+        ValueError: one is not an int of at least 1, or they make more than `LARGEST` numbers.
+    """
+    sizes = height, width, depth
+    whole = all(isinstance(n, int | np.integer) and n >= 1 for n in sizes)
+    if not whole or math.prod(map(int, sizes)) > LARGEST:
+        raise ValueError(f"need at least 1 x 1 cells, {LARGEST} numbers at most, got {sizes}")
+
 
 def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
     """Let every cell see its neighbourhood through fixed 3 x 3 kernels.
@@ -38,7 +77,13 @@ def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
 
     Returns:
         (H, W, K * C) float32, all channels through the first kernel, then through the second, ...
+
+    Raises:
+        ValueError: the state or the kernels have another number of axes.
     """
+    check_state(state, channels=1)
+    if np.ndim(kernels) != 3 or np.shape(kernels)[:2] != (3, 3):
+        raise ValueError(f"kernels must be (3, 3, K), got {np.shape(kernels)}")
     height, width, _ = state.shape
     padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
     shifted = {
@@ -62,7 +107,11 @@ def living_mask(state: jax.Array, threshold: float = 0.1) -> jax.Array:
 
     Returns:
         (H, W, 1) bool, true where the largest alpha in the 3 x 3 neighbourhood exceeds threshold.
+
+    Raises:
+        ValueError: the state has another number of axes.
     """
+    check_state(state, channels=1)
     alpha = jnp.pad(state[..., -1], 1)
     tallest = jnp.maximum(jnp.maximum(alpha[:-2], alpha[1:-1]), alpha[2:])
     tallest = jnp.maximum(jnp.maximum(tallest[:, :-2], tallest[:, 1:-1]), tallest[:, 2:])
@@ -104,7 +153,8 @@ class NCA(nnx.Module):
         rngs: source of the initial weights of the hidden layer (LeCun normal).
 
     Raises:
-        ValueError: channels under 4, hidden under 1, or an unknown precision.
+        ValueError: channels under 4, hidden under 1, more weights than `LARGEST`, or an unknown
+            precision.
 
     Example:
         >>> model = NCA(channels=8, hidden=32, rngs=nnx.Rngs(0))
@@ -125,11 +175,13 @@ class NCA(nnx.Module):
         settle: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
-        if channels < 4:
-            raise ValueError(f"channels must be at least 4 (RGBA), got {channels}")
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
-        if precision not in PRECISIONS:
+        if not isinstance(channels, int) or channels < 4:
+            raise ValueError(f"channels must be at least 4 (RGBA), got {channels!r}")
+        if not isinstance(hidden, int) or hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden!r}")
+        if channels * hidden > LARGEST // 4:
+            raise ValueError(f"too many weights: channels {channels} and hidden {hidden}")
+        if precision not in (*PRECISIONS,):
             raise ValueError(f"precision must be one of {(*PRECISIONS,)}, got {precision!r}")
         dtype, product = PRECISIONS[precision]
         options = {"dtype": dtype, "precision": product, "rngs": rngs}
@@ -145,7 +197,13 @@ class NCA(nnx.Module):
         """Compute what a cell adds to itself: perception (..., 3C) -> (..., C), both float32.
 
         Explained in chapter 2, "Think".
+
+        Raises:
+            ValueError: the perception is of a state with other channels.
         """
+        if perception.shape[-1] != self.hidden.in_features:
+            wanted = f"(..., {self.hidden.in_features})"
+            raise ValueError(f"perception must be {wanted} (3C), got {perception.shape}")
         shape = (*perception.shape[:-1], self.output.out_features)
         rows = perception.reshape(-1, perception.shape[-1])
         blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
@@ -167,10 +225,12 @@ class NCA(nnx.Module):
             (H, W, C) float32, the next state.
 
         Raises:
-            ValueError: fire has another shape.
+            ValueError: the state or fire has another shape, or fire another dtype.
         """
-        shape = state.shape[:2] if fire.dtype == bool else (fire.size,)
-        if fire.shape != shape:
+        check_state(state)
+        cells = state.shape[0] * state.shape[1]
+        shape = state.shape[:2] if fire.dtype == bool else (min(fire.size, cells),)
+        if fire.shape != shape or fire.dtype.kind not in "biu":
             raise ValueError(
                 f"fire must be a bool mask {state.shape[:2]} or indices (N,), got {fire.dtype} "
                 f"{fire.shape}"
@@ -203,8 +263,9 @@ def seed_state(height: int, width: int, channels: int) -> jax.Array:
         (H, W, C) float32, zero but for alpha at (H // 2, W // 2).
 
     Raises:
-        ValueError: a size is under 1, or channels under 4.
+        ValueError: a size is under 1, channels under 4, or the state larger than `LARGEST`.
     """
-    if min(height, width) < 1 or channels < 4:
+    check_size(height, width, channels)
+    if channels < 4:
         raise ValueError(f"need at least 1 x 1 cells of 4, got {(height, width, channels)}")
     return jnp.zeros((height, width, channels)).at[height // 2, width // 2, -1].set(1.0)

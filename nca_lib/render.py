@@ -20,7 +20,7 @@ import html
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -44,6 +44,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
 # Every figure is a white card with dark text, which reads the same on a light and a dark page; see
 # also `use_style`.
 STYLE = str(resources.files("nca_lib") / "data" / "book.mplstyle")
+
+MAX_PIXELS = 2**30  # bytes of pixels, a gigabyte: more is a slip of the hand
 
 _SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 
@@ -101,7 +103,7 @@ def to_rgb(
             [0, 1].
     """
     rgb, alpha = _split(state)
-    behind = np.asarray(background, np.float32)
+    behind = _numbers("background", background)
     picture = (*rgb.shape[-3:-1], 3)
     _check(behind.shape in ((3,), picture), "background shape", behind.shape, f"(3,) or {picture}")
     _check(np.all((behind >= 0) & (behind <= 1)), "background", background, "values in [0, 1]")
@@ -124,9 +126,11 @@ def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
         float32 `(height, width, 3)`, values 0.8 and 1.
 
     Raises:
-        ValueError: a size is below 1.
+        ValueError: a size is below 1, or the picture would be larger than `MAX_PIXELS`.
     """
-    _check(min(height, width, cell) >= 1, "size", (height, width, cell), "at least 1")
+    for name, value in (("height", height), ("width", width), ("cell", cell)):
+        _check_count(name, value)
+    _check_bytes(12, height, width)
     y, x = np.mgrid[:height, :width] // cell
     checks = np.where((x + y) % 2 == 0, np.float32(1), np.float32(0.8))
     return np.repeat(checks[..., None], 3, axis=-1)
@@ -145,10 +149,13 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
         Pixels, with `H * zoom` and `W * zoom`.
 
     Raises:
-        ValueError: the array is not pixels, or `zoom` is not a whole number of at least 1.
+        ValueError: the array is not pixels, `zoom` is not a whole number of at least 1, or the
+            result would be larger than `MAX_PIXELS`.
     """
     _check_count("zoom", zoom)
-    return _pixels(pixels, 3, 4, 5).repeat(zoom, axis=-3).repeat(zoom, axis=-2)
+    pixels = _pixels(pixels, 3, 4, 5)
+    _check_bytes(pixels.size, zoom, zoom)
+    return pixels.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
 
 
 def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -166,7 +173,8 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
         `H' = rows * (H + gap) - gap` and `W' = columns * (W + gap) - gap`.
 
     Raises:
-        ValueError: no images, not pixels, `columns` below 1 or `gap` below 0.
+        ValueError: no images, not pixels, `columns` below 1, `gap` below 0, or a sheet larger than
+            `MAX_PIXELS`.
     """
     images = _pixels(images, 4, 5)
     *lead, number, height, width, channels = images.shape
@@ -174,6 +182,7 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
     _check_count("columns", columns)
     _check_count("gap", gap, least=0)
     rows, tall, wide = math.ceil(number / columns), height + gap, width + gap
+    _check_bytes(*lead, rows, columns, tall, wide, channels)
     blank = np.uint8(255 if channels == 3 else 0)
     cells = np.full((*lead, rows * columns, tall, wide, channels), blank)
     cells[..., :number, :height, :width, :] = images
@@ -194,7 +203,7 @@ def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     Raises:
         ValueError: another file extension, or not the pixels of one picture.
     """
-    _check(Path(path).suffix.lower() == ".png", "path", str(path), "a name ending in .png")
+    _check(_suffix(path) == ".png", "path", str(path), "a name ending in .png")
     write_atomic(path, _encode(_pixels(pixels, 3)[None], "PNG"))
 
 
@@ -219,7 +228,7 @@ def save_clip(
     Raises:
         ValueError: another file extension, no frames, or a number out of range.
     """
-    kind = _SAVE_AS.get(Path(path).suffix.lower())
+    kind = _SAVE_AS.get(_suffix(path))
     _check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
     write_atomic(path, _encode(_pixels(frames, 4), kind, fps, hold))
 
@@ -247,6 +256,7 @@ def show_images(
     Raises:
         ValueError: no images, an empty `alt`, or as many texts as there are not pictures.
     """
+    _check(np.iterable(images), "images", images, "pictures")
     images = [_pixels(image, 3) for image in images]
     count = len(images)
     _check(count, "number of images", count, "at least 1")
@@ -256,7 +266,9 @@ def show_images(
         alt = [alt] if count == 1 else [f"{alt} ({i} of {count})" for i in range(1, count + 1)]
     titles = [""] * count if titles is None else titles
     for name, texts in (("alt", alt), ("titles", titles)):
-        _check(len(texts) == count, name, texts, f"one text for each of {count} images")
+        fine = isinstance(texts, Collection) and len(texts) == count
+        fine = fine and all(isinstance(text, str) for text in texts)
+        _check(fine, name, texts, f"one text for each of {count} images")
     figures = ""
     for image, text, title in zip(images, alt, titles, strict=True):
         width = round(height * image.shape[1] / image.shape[0])
@@ -355,7 +367,8 @@ def plot_losses(
         >>> history = {"rollouts": [64, 128, 192], "loss": [0.05, 0.03, 0.02]}
         >>> figure = plot_losses({"pocket": history}, levels={"untouched": 0.052})
     """
-    _check(histories, "histories", histories, "at least one")
+    fine = isinstance(histories, Mapping) and histories
+    _check(fine, "histories", histories, "at least one, by name")
     curves = {name: _curve(name, history, x, y) for name, history in histories.items()}
     with plt.style.context(STYLE):
         figure = Figure()
@@ -418,15 +431,33 @@ def _check_count(name: str, value: int, least: int = 1) -> None:
     _check(whole and value >= least, name, value, f"a whole number of at least {least}")
 
 
+def _check_bytes(*sizes: int) -> None:
+    total = math.prod(map(int, sizes))
+    _check(total <= MAX_PIXELS, "number of bytes", total, f"at most {MAX_PIXELS}")
+
+
+def _suffix(path: str | os.PathLike) -> str:
+    _check(isinstance(path, str | os.PathLike), "path", path, "a path")
+    return Path(path).suffix.lower()
+
+
 def _check_alt(text: str) -> None:
     _check(isinstance(text, str) and text.strip(), "alt", text, "what the picture shows, in words")
 
 
+def _numbers(name: str, values: ArrayLike) -> np.ndarray:
+    values = np.asarray(values)
+    fine = np.can_cast(values.dtype, np.float64)
+    _check(fine, f"{name} dtype", values.dtype.name, "real numbers")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
 def _state(state: ArrayLike) -> np.ndarray:
-    state = np.asarray(state)
+    state = _numbers("state", state)
     fine = state.ndim >= 3 and state.shape[-1] >= 4 and state.size
     _check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
-    return state.astype(np.float32)
+    return state
 
 
 def _split(state: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -501,7 +532,11 @@ def _plain_number(value: float, position: int | None = None) -> str:
 def _curve(name: str, history: Mapping[str, ArrayLike], x: str, y: str) -> np.ndarray:
     try:
         across, loss = np.asarray([history[x], history[y]], np.float64)
-    except (KeyError, ValueError) as error:  # no such column, not numbers, unequal lengths
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # no such column, not numbers, unequal lengths
         expected = f"two columns of numbers of one length, {x!r} and {y!r}"
         raise ValueError(f"history {name!r} cannot be drawn, expected {expected}") from error
     drawable = np.isfinite(loss) & (loss > 0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nca_lib.model import NCA
+from nca_lib.model import LARGEST, NCA, check_size, check_state
 
 MASKS = ("paired", "bernoulli")
 
@@ -36,10 +36,12 @@ def fire_schedule(
         (T, H * W / 2) int32 indices for "paired", (T, H, W) bool for "bernoulli".
 
     Raises:
-        ValueError: num_steps negative, unknown mask, or "paired" on an odd number of cells.
+        ValueError: num_steps negative, unknown mask, "paired" on an odd number of cells, or a
+            schedule larger than `nca_lib.model.LARGEST`.
     """
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be an int of at least 0, got {num_steps!r}")
+    check_size(height, width, max(1, num_steps))
     if mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {mask!r}")
     if mask == "bernoulli":
@@ -75,8 +77,10 @@ def stages(
         cells left out on each side. It is even, so that no pair of cells is cut.
 
     Raises:
-        ValueError: reach is negative.
+        ValueError: reach or num_steps is negative, or a size is under 1.
     """
+    if min(height, width) < 1 or num_steps < 0:
+        raise ValueError(f"no grid and number of steps: {height} x {width}, {num_steps}")
     if reach is not None and reach < 0:
         raise ValueError(f"reach must be at least 0, got {reach}")
     radius = (min(height, width) - 1) // 2  # the nearest border, seen from the centre
@@ -101,14 +105,38 @@ def crop_fires(fires: jax.Array, width: int, margin: int) -> jax.Array:
 
     Returns:
         The same form for the smaller grid.
+
+    Raises:
+        ValueError: margin is odd, or leaves nothing of the grid.
     """
     if margin == 0:
         return fires
+    if width % 2 or margin % 2 or not 0 < 2 * margin < width:
+        raise ValueError(f"width and margin must be even, and leave cells: {width} and {margin}")
     if fires.dtype == bool:
         return fires[:, margin:-margin, margin:-margin]
     pairs = fires.reshape(len(fires), -1, width // 2)[:, margin:-margin, margin // 2 : -margin // 2]
     row, column = pairs // width - margin, pairs % width - margin
     return (row * (width - 2 * margin) + column).reshape(len(fires), -1)
+
+
+def check_fires(state: jax.Array, fires: jax.Array) -> None:
+    """Refuse a fire schedule that was drawn for another grid than a state's; indices would be lost.
+
+    Args:
+        state: (H, W, C) float32.
+        fires: (T, H * W / 2) int32 or (T, H, W) bool, from `fire_schedule`.
+
+    Raises:
+        ValueError: the state has another shape, or the fires are of another grid.
+    """
+    check_state(state)
+    height, width, _ = state.shape
+    if fires.shape[1:] != ((height, width) if fires.dtype == bool else (height * width // 2,)):
+        raise ValueError(
+            f"fires must be a schedule for {height} x {width} cells, got {fires.dtype} "
+            f"{fires.shape}"
+        )
 
 
 def grow_and_measure(
@@ -133,7 +161,11 @@ def grow_and_measure(
 
     Returns:
         The last state (H, W, C) and the sum of `measure` over the T states after each step.
+
+    Raises:
+        ValueError: the state has another shape, or the fires are of another grid.
     """
+    check_fires(state, fires)
     height, width, _ = state.shape
     total = jnp.float32(0.0)
     for first, last, margin in stages(height, width, len(fires), reach):
@@ -180,7 +212,14 @@ def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
 
     Returns:
         (T + 1, H, W, C) float32.
+
+    Raises:
+        ValueError: the state has another shape, the fires are of another grid, or the record would
+            be larger than `nca_lib.model.LARGEST`.
     """
+    check_fires(state, fires)
+    if (len(fires) + 1) * state.size > LARGEST:
+        raise ValueError(f"{len(fires)} steps of {state.shape} are too many to be kept")
 
     def step(state, fire):
         state = model(state, fire)
@@ -202,7 +241,11 @@ def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Arra
 
     Returns:
         (H, W) bool.
+
+    Raises:
+        ValueError: a size is under 1, or the grid larger than `nca_lib.model.LARGEST`.
     """
+    check_size(height, width)
     rows = jnp.arange(0.5, height)[:, None] - height / 2  # of the middle of each cell
     columns = jnp.arange(0.5, width) - width / 2
     return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
@@ -222,7 +265,11 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> j
 
     Returns:
         (H, W) bool.
+
+    Raises:
+        ValueError: a size is under 1, or the grid larger than `nca_lib.model.LARGEST`.
     """
+    check_size(height, width)
     rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
@@ -238,7 +285,11 @@ def damage(key: jax.Array, state: jax.Array) -> jax.Array:
 
     Returns:
         (H, W, C) float32, zero where it was erased.
+
+    Raises:
+        ValueError: the state has another shape.
     """
+    check_state(state)
     height, width, _ = state.shape
     coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,))
     size = min(height, width)

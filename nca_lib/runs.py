@@ -9,7 +9,10 @@ import jax
 import numpy as np
 
 from nca_lib.checkpoint import load_weights
+from nca_lib.target import read_file
 from nca_lib.train import FRESH, HISTORY, SHIPPED, Config, Task, make_measure, make_task
+
+MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
 
 
 class Run(NamedTuple):
@@ -57,11 +60,11 @@ class Run(NamedTuple):
             (keys,) float32, one loss per rollout.
 
         Raises:
-            ValueError: keys or factor under 1.
+            ValueError: keys or factor not from 1 to 1,000,000.
         """
         for name, value in (("keys", keys), ("factor", factor)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise ValueError(f"{name} must be an int from 1 to 1000000, got {value!r}")
         fresh = jax.random.split(jax.random.key(FRESH), keys)
         return np.asarray(make_measure(self.task, factor)(self.params, fresh))
 
@@ -98,15 +101,16 @@ def load_run(name_or_folder: str | Path) -> Run:
         raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
     is_shipped = str(name_or_folder) in list_runs()
     folder = SHIPPED / str(name_or_folder) if is_shipped else Path(name_or_folder)
-    if not (folder / "run.json").is_file():
+    if not os.path.isfile(folder / "run.json"):  # noqa: PTH113 (of names too long: false)
         raise ValueError(
             f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
             "folder with a run.json"
         )
     try:
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        info = json.loads(read_file(folder / "run.json", MAX_FILE))
         config = Config(**info["config"])
-        table = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
+        lines = read_file(folder / "history.csv", MAX_FILE).decode().splitlines()
+        table = np.genfromtxt(lines, delimiter=",", names=True, ndmin=1)
         history = {name: table[name] for name in HISTORY}
         if history["generation"][-1] != config.generations:
             raise ValueError(f"the history ends at generation {history['generation'][-1]:g}")

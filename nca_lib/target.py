@@ -13,10 +13,13 @@ import json
 import numbers
 import os
 import re
+import stat
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+from concurrent.futures import Future
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,9 +32,14 @@ from nca_lib.checkpoint import write_atomic
 # A tag, not a branch: the same emoji is the same picture next year.
 NOTO_VERSION = "v2.047"
 NOTO_URL = f"https://raw.githubusercontent.com/googlefonts/noto-emoji/{NOTO_VERSION}/"
-TIMEOUT = 10.0  # seconds without an answer
+TIMEOUT, DEADLINE = 10.0, 30.0  # seconds without a sign of life, and in all
 MAX_BYTES = 1_000_000  # the bundled pictures have at most some ten thousand
 MAX_SIZE, MAX_PADDING = 512, 256  # cells
+MAX_EMOJI = 32  # code points; the longest emoji of Unicode have about ten
+# What an image may be. Pillow reads some fifty formats more, one of them by starting a program.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+MAX_FILE = 100_000_000  # bytes
+MAX_SIDE = 65_535  # pixels; what resampling takes grows with the side, whatever the area
 
 # One emoji, after the grammar of Unicode Technical Standard 51: parts joined by U+200D. A part is
 # a base with an optional skin tone or variation selector, a keycap, or one of two kinds of flag.
@@ -91,9 +99,10 @@ def load_emoji(
         >>> load_emoji("🦎", size=40, padding=4).shape
         (48, 48, 4)
     """
-    if not isinstance(emoji, str) or not _EMOJI.fullmatch(emoji):
+    is_short = isinstance(emoji, str) and len(emoji) <= MAX_EMOJI
+    if not is_short or not _EMOJI.fullmatch(emoji):
         raise ValueError(f"emoji must be a string of exactly one emoji, got {emoji!r}")
-    _check_layout(size, padding, premultiply)
+    check_layout(size, padding, premultiply)
     path = _noto_path(emoji)
     bundled = _data() / Path(path).name
     if bundled.is_file():
@@ -115,8 +124,9 @@ def load_image(
     """Load an image file as a target.
 
     The image keeps its proportions: it is scaled to fit a transparent square and centred in it.
-    Every format and mode that Pillow reads will do; of an animation the first frame is taken,
-    and the orientation noted by a camera is applied.
+    PNG, JPEG, GIF, WebP, BMP and TIFF will do, in colours or grey, of 8 or 16 bits, or with a
+    palette. Of an animation the first frame is taken, and the orientation noted by a camera is
+    applied.
 
     Explained in chapter 1, "Your own picture".
 
@@ -131,20 +141,53 @@ def load_image(
 
     Raises:
         ValueError: An argument is not as described, or the file is missing, is not an image, is
-            damaged, or has more pixels than Pillow deems safe.
+            damaged, is larger than 100 MB, has more pixels than Pillow deems safe or more than
+            65,535 in a row, or its values have no agreed range (floats).
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path must be the path of an image file, got {path!r}")
-    _check_layout(size, padding, premultiply)
+    check_layout(size, padding, premultiply)
     try:
-        image = _decode(Path(path).read_bytes())
+        image = _decode(read_file(path, MAX_FILE))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
     return _to_target(image, size, padding, premultiply)
 
 
-def _check_layout(size: int, padding: int, premultiply: bool) -> None:
-    """Refuse a size, padding or premultiply that is of the wrong type or out of range."""
+def read_file(path: str | os.PathLike, limit: int) -> bytes:
+    """Read a file that may be anything: another program's pipe, or larger than memory.
+
+    Args:
+        path: the file.
+        limit: most bytes that it may have.
+
+    Returns:
+        All of them.
+
+    Raises:
+        ValueError: it is not a regular file, such as a folder or a pipe, or it is larger.
+        OSError: it is missing or cannot be read.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size > limit:
+        raise ValueError(f"{status.st_size:,} bytes, and {limit:,} are the most")
+    return path.read_bytes()
+
+
+def check_layout(size: int, padding: int, premultiply: bool) -> None:
+    """Refuse what no target can look like.
+
+    Args:
+        size: see `load_emoji`.
+        padding: see `load_emoji`.
+        premultiply: see `load_emoji`.
+
+    Raises:
+        ValueError: one of them is of the wrong type or out of range.
+    """
     limits = {"size": (size, 1, MAX_SIZE), "padding": (padding, 0, MAX_PADDING)}
     for name, (value, low, high) in limits.items():
         is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -168,16 +211,20 @@ def _to_target(image: Image.Image, size: int, padding: int, premultiply: bool) -
     return np.pad(target, ((padding, padding), (padding, padding), (0, 0)))
 
 
-def _decode(data: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
+def _decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Decode image bytes to RGBA: first frame, upright. ValueError if that is not possible."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=formats) as image:
+                if max(image.size) > MAX_SIDE:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
+                if image.mode == "F":
+                    raise ValueError("its values are floats, which have no agreed range")
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip
-                    grey = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255)
-                    upright = Image.fromarray(grey.round().astype(np.uint8))
+                    grey = np.asarray(upright).clip(0, 65_535).astype(np.float32)
+                    upright = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
                 return upright.convert("RGBA")
     except Exception as error:  # decoders raise nearly anything when fed damaged files
         raise ValueError(f"not a readable image ({error})") from error
@@ -206,18 +253,24 @@ def _cached(path: str) -> Image.Image:
         Path(user_cache_dir("nca_lib", appauthor=False)) / f"noto-{NOTO_VERSION}" / Path(path).name
     )
     try:
-        return _decode(file.read_bytes(), ("PNG",))
+        return _verified(read_file(file, MAX_BYTES))
     except (OSError, ValueError):  # not there yet, or damaged
         pass
     data = _fetch(NOTO_URL + path)
-    image = _decode(data, ("PNG",))
-    if not 16 <= min(image.size) <= max(image.size) <= 4096:
-        raise ValueError(f"a picture of {image.width} x {image.height} pixels")
+    image = _verified(data)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, data)
     except OSError:  # a cache that cannot be written costs time, not the picture
         pass
+    return image
+
+
+def _verified(data: bytes) -> Image.Image:
+    """Decode a picture of Noto; ValueError if it cannot be one."""
+    image = _decode(data, ("PNG",))
+    if not 16 <= min(image.size) <= max(image.size) <= 4096:
+        raise ValueError(f"a picture of {image.width} x {image.height} pixels")
     return image
 
 
@@ -232,6 +285,23 @@ class _SameOrigin(urllib.request.HTTPRedirectHandler):
 
 
 def _fetch(url: str) -> bytes:
+    """Download within `DEADLINE`, however the server dawdles; see `_download`."""
+    answer: Future[bytes] = Future()
+
+    def work():
+        try:
+            answer.set_result(_download(url))
+        except Exception as error:  # for the caller, not for this thread
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return answer.result(DEADLINE)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"not complete after {DEADLINE:g} seconds") from None
+
+
+def _download(url: str) -> bytes:
     """Download up to `MAX_BYTES`: ValueError if there is more, OSError without an answer."""
     try:
         with urllib.request.build_opener(_SameOrigin).open(url, timeout=TIMEOUT) as response:

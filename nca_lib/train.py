@@ -16,7 +16,9 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -40,9 +42,9 @@ from nca_lib.beyond import GOALS, SURROGATES, WORLD, bit
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
 from nca_lib.keeper import Keeper, patiently
 from nca_lib.loss import mse, window_loss
-from nca_lib.model import NCA, seed_state
+from nca_lib.model import LARGEST, NCA, seed_state
 from nca_lib.rollout import MASKS, damage, fire_schedule, record
-from nca_lib.target import load_emoji
+from nca_lib.target import check_layout, load_emoji
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,10 @@ def validate(config: Config) -> None:
         good = type(value) is field.type or (field.type is float and type(value) is int)
         if not good or (field.type is float and not math.isfinite(value)):
             raise ValueError(f"{field.name} must be {kinds[field.type]}, got {value!r}")
+    check_layout(config.size, config.padding, config.premultiply)
     limits = {
+        "channels": (4, 1_024),
+        "hidden": (1, 65_536),
         "step_size": (1e-6, 1e6),
         "alive_threshold": (0.0, 0.999),  # the seed's alpha is 1
         "num_steps": (1, 1_000_000),
@@ -188,6 +193,15 @@ def validate(config: Config) -> None:
     for name, (low, high) in limits.items():
         if not low <= getattr(config, name) <= high:
             raise ValueError(f"{name} must be {low} to {high}, got {getattr(config, name)}")
+    # A state and a layer of weights; and at the end a whole life is kept and drawn, 6 x enlarged.
+    cells = (config.size + 2 * config.padding) ** 2
+    life = (config.num_steps + 1) * cells * max(config.channels, 16)
+    for name, numbers in (("hidden", 8 * config.channels * config.hidden), ("num_steps", life)):
+        if numbers > LARGEST:
+            raise ValueError(
+                f"too much to keep in memory: {name} is {getattr(config, name)}, channels "
+                f"{config.channels}, size {config.size} and padding {config.padding}"
+            )
     if config.mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {config.mask!r}")
     known = (*STRATEGIES, "backprop")
@@ -409,7 +423,7 @@ def initial_weights(config: Config, params: Any) -> Any:
     if not config.init:
         return params
     for folder in (SHIPPED / config.init, Path(config.init)):
-        if (folder / "weights.npz").is_file():
+        if os.path.isfile(folder / "weights.npz"):  # noqa: PTH113 (of names too long: false)
             return checkpoint.load_weights(folder / "weights.npz", like=params)
     raise ValueError(f"init must be a shipped run or a run folder, got {config.init!r}")
 
@@ -453,10 +467,20 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
         The strategy, and the compiled loop `(state, key, start, count) -> (state, metrics)`.
 
     Raises:
-        ValueError: see `plan_chunk`.
+        ValueError: see `plan_chunk`, or backpropagation would need more memory than is free.
     """
     config = task.config
     if config.strategy == "backprop":
+        share = config.population // population_mesh(config.population).size
+        step = memory_needed(config, share) - memory_needed(config, 0)
+        pool = 3 * POOL * task.start.nbytes if config.age else 0  # old, new, and one to copy
+        needed, free = config.num_steps * step + pool, free_memory()
+        if needed > free:
+            raise ValueError(
+                f"gradients through num_steps {config.num_steps} of a population of "
+                f"{config.population} need about {needed / 1e9:.2g} GB on each device, and "
+                f"{free / 1e9:.2g} GB are free"
+            )
         optimizer = adam_of_directions(learning_rates(config))
         descent = Descent(optimizer, task.start, POOL if config.age else 0)
         return descent, make_descend(descent, task)
@@ -845,6 +869,12 @@ def describe_machine() -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text == "true"
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     """Read the command line; every field of `Config` is a flag."""
     parser = argparse.ArgumentParser(
@@ -863,7 +893,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     )
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
-        kind = json.loads if field.type is bool else field.type
+        kind = _boolean if field.type is bool else field.type
         parser.add_argument(flag, type=kind, metavar=field.type.__name__)
     options = parser.parse_args(arguments)
     names = {field.name for field in dataclasses.fields(Config)}
@@ -884,8 +914,9 @@ def main(arguments: list[str] | None = None) -> int:
     options, config = parse(arguments)
     kept = [argument for argument in arguments if argument != "--resume"]
     try:
-        if not options.out:
-            raise ValueError("--out must name a folder, got ''")
+        # A name that is not UTF-8 could not be written into run.json in the end.
+        if not options.out or re.search("[\0\ud800-\udfff]", options.out):
+            raise ValueError(f"--out must name a folder, got {options.out!r}")
         if options.distributed:
             jax.distributed.initialize()  # finds SLURM, GKE, Cloud TPU, ... by itself
         use_cores()

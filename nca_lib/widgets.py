@@ -58,8 +58,13 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
 
     Returns:
         Target and channel planes, with knobs for emoji, size, padding, alpha and background.
+
+    Raises:
+        ValueError: emoji is not a list of some.
     """
     emoji = list_emoji() if emoji is None else emoji
+    if not isinstance(emoji, list | tuple) or not emoji:
+        raise ValueError(f"emoji must be a list of some, got {emoji!r}")
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
     def draw(emoji, another, size, padding, alpha, background):
@@ -124,8 +129,10 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
         half-transparent cell that fires.
 
     Raises:
-        ValueError: the state or `fire` has another shape.
+        ValueError: model is no rule, or the state or `fire` has another shape.
     """
+    if not isinstance(model, NCA):
+        raise ValueError(f"model must be an NCA, got {model!r}")
     state, names = _check_state(state)
     fire, (height, width, C) = np.asarray(fire), state.shape
     if fire.dtype != bool or fire.shape != (height, width):
@@ -181,7 +188,13 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
         grows at one point of it, with knobs for the window's width and end, the random direction
         (the number of a key), how far the landscape reaches along it, and the point: its way, and
         its noise as a share of the reach.
+
+    Raises:
+        ValueError: run is no run, or side not from 2 to 101.
     """
+    _check_run(run)
+    if type(side) is not int or not 2 <= side <= 101:
+        raise ValueError(f"side must be an int from 2 to 101, got {side!r}")
     task, T, target = run.task, run.config.num_steps, jnp.asarray(run.target)
     fires, empty = task.fires(jax.random.key(0)), task.empty_loss()
     (first, unravel), last = ravel_pytree(task.params), ravel_pytree(run.params)[0]
@@ -263,7 +276,11 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
     Returns:
         The lives at one step, with knobs for the step, what is shown, the number of lives (each
         under fire masks of its own), their length in steps, and what is erased when.
+
+    Raises:
+        ValueError: run is no run. What is wrong with the path is told where it is written to.
     """
+    _check_run(run)
     task, (height, width, channels) = run.task, run.task.start.shape
     T, hidden = run.config.num_steps, [f"hidden {i}" for i in range(channels - 4)]
     angles = {"left": np.pi, "right": 0.0, "upper": -np.pi / 2, "lower": np.pi / 2}
@@ -356,8 +373,9 @@ def evolution_dashboard(
         see chapter 4, "How good can it be?", and chapter 6, "What a score is worth".
 
     Raises:
-        ValueError: the configuration does not evolve.
+        ValueError: the configuration does not evolve, or cannot run.
     """
+    validate(config)
     if config.strategy == "backprop":
         raise ValueError("strategy must be one of evolution, got 'backprop'")
     if config.goal != "target":
@@ -447,8 +465,13 @@ def duel(
         Buttons, what each side grows, and the losses against seconds.
 
     Raises:
-        ValueError: a configuration cannot run, or the sides differ in what is to be grown.
+        ValueError: there are no sides, one cannot run, they differ in what is to be grown, or
+            seconds is not a number above 0.
     """
+    if not isinstance(configs, Mapping) or not configs:
+        raise ValueError(f"configs must be configurations by name, got {configs!r}")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be positive, got {seconds!r}")
     for config in configs.values():
         validate(config)
     for name in ("emoji", "size", "padding", "premultiply", "num_steps", "window"):
@@ -702,16 +725,26 @@ def _losses(sides: Mapping[str, Run | Training], x: str) -> str:
     return _figure(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
 
 
+def _check_run(run: Run) -> None:
+    if not isinstance(run, Run):
+        raise ValueError(f"run must be a run, as of load_run, got {run!r}")
+
+
 def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     """One state as NumPy, and the names of its channels."""
-    state = np.asarray(state, np.float32)
-    if state.ndim != 3 or state.shape[-1] < 4:
-        raise ValueError(f"state must be (H, W, C) with at least 4 channels, got {state.shape}")
+    state = np.asarray(state)
+    if state.ndim != 3 or state.shape[-1] < 4 or not state.size or state.dtype.kind not in "biuf":
+        raise ValueError(
+            f"state must be (H, W, C) with at least 4 channels of numbers, got {state.dtype} "
+            f"{state.shape}"
+        )
+    state = state.astype(np.float32)
     return state, [*(f"hidden {i}" for i in range(state.shape[-1] - 4)), *"RGB", "alpha"]
 
 
 def _heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
     """Colour values of either sign: uint8 (..., 3), orange below zero, purple above."""
+    values = np.nan_to_num(np.asarray(values, np.float64)).clip(-1e300, 1e300)
     limit = limit or np.abs(values).max() or 1.0
     colours = matplotlib.colormaps["PuOr"](0.5 + values / (2 * limit))
     return np.rint(255 * colours[..., :3]).astype(np.uint8)

@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from test_train import TINY
 
+from nca_lib import train
 from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
 from nca_lib.evolution import open_es
 from nca_lib.loss import mse
@@ -152,3 +153,23 @@ def test_the_estimate_of_evolution_converges_to_the_gradient(place, pairs):
     # standard deviation. Five of them, and 3% for what is not a slope:
     error = np.square(estimate - gradient).sum() / np.square(gradient).sum()
     assert abs(error * pairs / (D + 1) - 1) < 5 * np.sqrt(2 / D + 2 / pairs) + 0.03
+
+
+@pytest.mark.parametrize("mask", ["paired", "bernoulli"])
+def test_memory_estimate_covers_what_the_compiler_asks_for(mask, monkeypatch):
+    task = make_task(dataclasses.replace(CONFIG, size=24, num_steps=20, mask=mask))
+
+    def mean_loss(params, starts, fires):
+        judged = jax.lax.map(lambda luck: task.judge(params, *luck, 0)[0], (starts, fires))
+        return judged.mean()
+
+    share = BATCH // jax.device_count()
+    starts = jnp.stack([task.start] * share)
+    fires = jnp.stack([task.fires(jax.random.key(0))] * share)
+    compiled = jax.jit(jax.grad(mean_loss)).lower(task.params, starts, fires).compile()
+    asked = compiled.memory_analysis().temp_size_in_bytes
+    monkeypatch.setattr(train, "free_memory", lambda: asked)
+    with pytest.raises(ValueError, match="num_steps 20 of a population of 4 need about .* free"):
+        make_trainer(task)
+    monkeypatch.setattr(train, "free_memory", lambda: 10 * asked)
+    make_trainer(task)

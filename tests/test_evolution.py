@@ -336,5 +336,5 @@ assert not xla_bridge.backends_are_initialized()
 
 
 def test_use_cores_refuses_nonsense():
-    with pytest.raises(ValueError, match="cores must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="cores must be an int from 1 to 1024, got 0"):
         use_cores(0)

@@ -154,7 +154,7 @@ def test_factor_lengthens_the_rollout_and_keeps_the_window(own):
 
 @pytest.mark.parametrize("bad", [{"keys": 0}, {"factor": 0}, {"keys": -1}, {"keys": 2.0}])
 def test_evaluations_of_nothing_are_refused(own, bad):
-    with pytest.raises(ValueError, match="must be an int of at least 1"):
+    with pytest.raises(ValueError, match="must be an int from 1 to 1000000"):
         load_run(own).evaluate(**bad)
 
 

@@ -5,6 +5,8 @@ import json
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -227,6 +229,12 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     np.testing.assert_allclose(pixels[..., 0], ramp / 65535, atol=0.5 / 255 + 1e-6)
 
 
+def test_floats_have_no_agreed_range(tmp_path):
+    path = save(Image.fromarray(np.full((8, 8), 0.5, np.float32)), tmp_path / "x.tiff")
+    with pytest.raises(ValueError, match="floats, which have no agreed range"):
+        load_image(path)
+
+
 def test_transparent_palette_colour(tmp_path):
     image = Image.new("P", (16, 16), 1)
     image.putpalette([0, 0, 0, 0, 0, 255])
@@ -374,7 +382,7 @@ def noto(cache, monkeypatch):
                 self.send_header(key, value)
             self.end_headers()
             try:
-                self.wfile.write(body)
+                body(self.wfile) if callable(body) else self.wfile.write(body)
             except OSError:  # the client has hung up, as it may
                 self.server.hung_up.set()
 
@@ -383,6 +391,7 @@ def noto(cache, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.answers, server.asked, server.hung_up = {}, [], threading.Event()
+    server.release = release
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
@@ -427,7 +436,11 @@ def test_cache_lies_in_the_users_cache_folder(tmp_path, monkeypatch):
     assert (tmp_path / "nca_lib").is_dir()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", png()[:50]], ids=["empty", "junk", "truncated"])
+CACHED = {"empty": b"", "junk": b"junk", "truncated": png()[:50], "small": png(2, 2)}
+CACHED["long"] = png() + bytes(1_000_000)
+
+
+@pytest.mark.parametrize("content", CACHED.values(), ids=CACHED.keys())
 def test_damaged_cache_is_renewed(noto, cache, content):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content)
@@ -501,6 +514,55 @@ def test_download_stops_at_the_limit(noto, cache):
     noto.answers[OTHER_PATH] = (200, {}, bytes(64_000_000))  # far more than sockets buffer
     refused(noto, cache)
     assert noto.hung_up.wait(10)
+
+
+def drip(noto):
+    def write(file):
+        while not noto.release.wait(0.01):  # a byte now and then, for ever
+            file.write(b"a")
+            file.flush()
+
+    return write
+
+
+@pytest.mark.parametrize("part", ["body", "headers"])
+def test_a_server_that_drips_cannot_hold_it(noto, cache, monkeypatch, part):
+    """Each byte comes in time, and all of them never."""
+    monkeypatch.setattr(target, "DEADLINE", 0.3)
+    if part == "headers":
+        monkeypatch.setattr(noto.RequestHandlerClass, "end_headers", lambda self: None)
+    noto.answers[OTHER_PATH] = (200, {}, drip(noto))
+    assert "not complete after 0.3 seconds" in refused(noto, cache)
+    noto.release.set()
+
+
+LOAD = """
+import sys
+from nca_lib import target
+target.NOTO_URL, folder, emoji = sys.argv[1:]
+target.TIMEOUT = target.DEADLINE = 200.0  # for the last of them to have asked
+target.user_cache_dir = lambda *args, **kwargs: folder
+print(target.load_emoji(emoji, 8, 0).tobytes().hex())
+"""
+
+
+def test_many_processes_at_once_agree(noto, cache):
+    """All have asked before any is answered, so all of them write the cache."""
+    everyone = threading.Barrier(8)
+
+    def write(file):
+        everyone.wait(120)
+        file.write(png())
+
+    noto.answers[OTHER_PATH] = (200, {}, write)
+    command = [sys.executable, "-c", LOAD, target.NOTO_URL, str(cache.parents[1]), OTHER]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipe) for _ in range(8)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert {process.returncode for process in processes} == {0}, outputs
+    assert {said for said, _ in outputs} == {f"{load_emoji(OTHER, 8, 0).tobytes().hex()}\n"}
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+    assert cache.read_bytes() == png() and len(noto.asked) == 8
 
 
 def test_redirect_within_the_host_is_followed(noto, cache):

@@ -485,7 +485,7 @@ def test_dashboard_pauses_changes_resumes_resets_and_saves(pieces, tmp_path):
         ("population", 7, "population must be even and at least 2, got 7"),
         ("σ", -1.0, "std must be 1e-09 to 1000.0, got -1.0"),
         ("steps", 1, "window must be 1 to 1, got 2"),
-        ("channels", 3, "channels must be at least 4 (RGBA), got 3"),
+        ("channels", 3, "channels must be 4 to 1024, got 3"),
         ("generations", 0, "generations must be 1 to 1000000000, got 0"),
     ],
 )
