@@ -19,12 +19,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import faults  # noqa: E402
+import test_bad_input  # noqa: E402
+import test_demo_input  # noqa: E402
 
 from nca_lib import evolution, train  # noqa: E402
 from nca_lib.checkpoint import write_atomic  # noqa: E402
 
 FILE = ROOT / "nca_lib" / "data" / "faults.json"
 SEED = 20
+
+
+def weights(number: int, folder: Path, seed: int) -> int:
+    """Weights of a run with bytes changed, cut, repeated, in whole archives and in broken ones."""
+    test_bad_input.fuzz_weights(number, seed, folder)
+    return number
+
+
+def demo(number: int, folder: Path, seed: int) -> int:
+    """Weight files and links that were tampered with, opened by the demo in a browser's engine."""
+    return test_demo_input.fuzz_demo(number, seed)
+
+
 # How many of each, and how each is counted.
 MANY = {
     faults.kill: (200, "kills in a chain"),
@@ -33,6 +48,8 @@ MANY = {
     faults.read_only: (40, "runs"),
     faults.damaged: (40_000, "files"),
     faults.forged: (50_000, "files"),
+    weights: (50_000, "files"),
+    demo: (50_000, "files and links"),
     faults.locks: (40, "second trainers"),
     faults.rush: (50, "races of four"),
     faults.poisoned: (2_000, "generations"),

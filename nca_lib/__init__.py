@@ -1,6 +1,6 @@
 """Helpers for the book on growing neural cellular automata with evolution strategies.
 
-Read the modules in this order: checkpoint, target, model, rollout, loss, evolution, render,
+Read the modules in this order: checkpoint, keeper, target, model, rollout, loss, evolution, render,
 backprop, beyond, train, runs, browser, background, widgets. Each imports only from those before it.
 Importing the package changes nothing, and what is listed here is imported when it is first asked
 for.

@@ -12,6 +12,8 @@ import json
 import math
 import os
 import secrets
+import stat
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,28 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
             os.close(folder)
 
 
+def read_file(path: str | os.PathLike, limit: int) -> bytes:
+    """Read a file that may be anything, such as another program's pipe, or larger than memory.
+
+    Args:
+        path: the file.
+        limit: most bytes that it may have.
+
+    Returns:
+        All of them.
+
+    Raises:
+        ValueError: it is not a regular file, such as a folder or a pipe, or it is larger.
+        OSError: it is missing or cannot be read.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    if status.st_size > limit:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, and {limit:,} are the most")
+    return Path(path).read_bytes()
+
+
 def save(path: str | Path, tree: Any, meta: dict) -> None:
     """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
 
@@ -97,6 +121,8 @@ def previous(path: str | Path) -> Path:
 def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
     """Read and verify one checkpoint file.
 
+    Explained in appendix A2, "One wrong bit".
+
     Args:
         path: the file.
 
@@ -108,7 +134,7 @@ def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
         ValueError: the file is not a checkpoint, or is damaged.
         NotImplementedError: it is of a later version of the format.
     """
-    data = _read_bounded(path)
+    data = read_file(path, MAX_BYTES)
     version, _, rest = data.removeprefix(MAGIC).partition(b"\n")
     if not data.startswith(MAGIC) or not version.isdigit() or len(version) > 3:
         raise ValueError(f"{path} is not a checkpoint: it does not start with {MAGIC.decode()!r}")
@@ -206,7 +232,7 @@ def load_weights(path: str | Path, like: Any) -> Any:
         ValueError: the file is missing or damaged, or its arrays do not match `like`.
     """
     try:
-        found = _unpack(_read_bounded(path))
+        found = _unpack(read_file(path, MAX_BYTES))
     except Exception as error:  # zipfile raises nearly anything on damaged files
         raise ValueError(f"{path} is damaged or missing: {error!r}") from error
     wanted = weights_to_arrays(like)
@@ -224,18 +250,6 @@ def _digest(version: int, payload: bytes) -> str:
     return hashlib.sha256((b"" if version == 1 else b"%d\n" % version) + payload).hexdigest()
 
 
-def _read_bounded(path: str | Path) -> bytes:
-    """Read a file, but not one that is too large to be ours."""
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would never end
-        raise ValueError(f"{path} is not a file")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
-    return data
-
-
 def _unpack(data: bytes) -> dict[str, np.ndarray]:
     """Arrays of a NumPy archive by name; no small file may ask for much memory.
 
@@ -251,5 +265,7 @@ def _unpack(data: bytes) -> dict[str, np.ndarray]:
                 shape, _, dtype = heads[form.read_magic(file)](file)
             if math.prod(shape) * dtype.itemsize > info.file_size:
                 raise ValueError(f"{info.filename} claims the shape {shape}, but is shorter")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return dict(arrays)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy warns where a header is not quite what it writes
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)

@@ -311,6 +311,7 @@ def make_evolve(
         luck = prepare(strategy.mean(state), key_evaluate)
         population, state = algorithm.ask(key_ask, state, params)
         fitness = evaluate_share(fitness_fn, population, luck, size, chunk)
+        fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)  # -inf would be the best
         return algorithm.tell(key_tell, population, fitness, state, params)
 
     return compile_loop(generation, mesh)

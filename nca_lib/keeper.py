@@ -65,8 +65,8 @@ class Keeper:
         OSError: it cannot be written.
 
     Example:
-        >>> with Keeper("runs/first") as keeper:
-        ...     keeper.save({"mean": np.zeros(3)}, {"generation": 100})  # returns at once
+        >>> with Keeper("first-run") as keeper:
+        ...     keeper.save({"mean": 0.5}, {"generation": 100})  # returns at once
     """
 
     def __init__(self, folder: str | Path):

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nca_lib.checkpoint import load_weights
-from nca_lib.target import read_file
+from nca_lib.checkpoint import load_weights, read_file
 from nca_lib.train import FRESH, HISTORY, SHIPPED, Config, Task, make_measure, make_task
 
 MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows

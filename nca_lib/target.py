@@ -13,7 +13,6 @@ import json
 import numbers
 import os
 import re
-import stat
 import threading
 import urllib.error
 import urllib.parse
@@ -27,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from platformdirs import user_cache_dir
 
-from nca_lib.checkpoint import write_atomic
+from nca_lib.checkpoint import read_file, write_atomic
 
 # A tag, not a branch: the same emoji is the same picture next year.
 NOTO_VERSION = "v2.047"
@@ -152,29 +151,6 @@ def load_image(
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
     return _to_target(image, size, padding, premultiply)
-
-
-def read_file(path: str | os.PathLike, limit: int) -> bytes:
-    """Read a file that may be anything: another program's pipe, or larger than memory.
-
-    Args:
-        path: the file.
-        limit: most bytes that it may have.
-
-    Returns:
-        All of them.
-
-    Raises:
-        ValueError: it is not a regular file, such as a folder or a pipe, or it is larger.
-        OSError: it is missing or cannot be read.
-    """
-    path = Path(path)
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-    if status.st_size > limit:
-        raise ValueError(f"{status.st_size:,} bytes, and {limit:,} are the most")
-    return path.read_bytes()
 
 
 def check_layout(size: int, padding: int, premultiply: bool) -> None:

@@ -634,7 +634,8 @@ def train(
     Raises:
         ValueError: bad configuration, too little memory, a folder that holds a run already or is
             in use, a checkpoint of another configuration or target.
-        OSError: the folder cannot be written, or holds no checkpoint to resume.
+        OSError: the folder cannot be written.
+        FileNotFoundError: it holds no checkpoint to resume.
         NotImplementedError: the checkpoint is of a later version of `nca_lib`.
         RuntimeError, FloatingPointError: the population died or exploded.
     """
@@ -712,6 +713,8 @@ def train(
 
 def begin(task: Task) -> dict:
     """Say what a checkpoint must tell beside the arrays, for a run that is about to begin.
+
+    Explained in appendix A2, "Going on".
 
     Args:
         task: from `make_task`.
@@ -908,7 +911,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; by default those of this process.
 
     Returns:
-        The exit status: 0, 2 for an error, or 128 and the number of the signal, so 130 for Ctrl-C.
+        The exit status. It is 0, 2 for an error, or 128 and the number of the signal that ended
+        the run, so 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     options, config = parse(arguments)

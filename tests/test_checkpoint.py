@@ -102,7 +102,7 @@ def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch)
 def test_only_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(ValueError, match="is not a file"):
+        with pytest.raises(ValueError, match="is not a regular file"):
             checkpoint.read(tmp_path / name)
 
 
