@@ -91,7 +91,13 @@ NOT_HERE = {
     "browser.catalogue": "takes what `shipped_records` returns",
     "browser.setup": "called by Sphinx",
     "browser.shipped_records": "takes nothing",
+    "keeper.Keeper": "tests/test_keeper.py gives it folders of every kind",
+    "keeper.Keeper.flush": "takes nothing",
+    "keeper.Keeper.save": "takes what `checkpoint.save` takes",
+    "keeper.patiently": "takes a function; tests/test_keeper.py lets it fail",
+    "train.obey_signals": "takes nothing; tests/test_train.py sends a signal",
     "evolution.evaluate_share": "runs inside of the loop that `make_evolve` has checked",
+    "render.use_style": "takes nothing",
     "runs.list_runs": "takes nothing",
     "target.list_emoji": "takes nothing",
     "train.describe_device": "takes nothing",
@@ -829,13 +835,15 @@ def test_weights_of_no_run_are_refused(name):
         train.initial_weights(dataclasses.replace(TINY, init=name), task.params)
 
 
-@covers("train.check_alive", "train.check_resumable", "train.learning_rates")
+@covers("train.check_alive", "train.begin", "train.continue_from", "train.learning_rates")
 @given(st.sampled_from(FIELDS), st.floats(0, 1), st.integers(0, 4))
 def test_what_training_checks(name, median, bad):
     told = dataclasses.asdict(TINY)
     other = told | {name: "another" if isinstance(told[name], str) else -1}
+    here, row = train.begin(a_task()), [1, *[0.5] * (len(train.HISTORY) - 1)]
+    saved = here | {"config": told, "generation": 1, "history": [row]}
     with refuses(names=["cannot resume", name]):
-        train.check_resumable(other, {"config": told})
+        train.continue_from(saved, here | {"config": other})
     metrics = {"nonfinite": bad, "fitness_median": median, "tied": bad}
     if bad > 2:
         with pytest.raises(FloatingPointError, match=f"{bad} of 4"):
@@ -1447,14 +1455,14 @@ def test_names_of_emoji_stay_in_their_folder(emoji):
     assert loaded is None or loaded.shape == (4, 4, 4)
 
 
-@covers("target.read_file")
+@covers("checkpoint.read_file")
 @pytest.mark.parametrize("kind", ["pipe", "giant", "folder", "nested"])
 def test_files_that_are_none_or_too_large_are_refused(kind, tmp_path):
     make_trap(tmp_path / "file", kind)
     with refuses():
-        target.read_file(tmp_path / "file", 1000)
+        checkpoint.read_file(tmp_path / "file", 1000)
     with pytest.raises(FileNotFoundError):
-        target.read_file(tmp_path / "none", 1000)
+        checkpoint.read_file(tmp_path / "none", 1000)
 
 
 # Last, when all tests of this file are known
