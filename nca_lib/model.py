@@ -27,7 +27,8 @@ IDENTITY = np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
 KERNELS = np.stack([IDENTITY, np.outer(DIFF, SMOOTH) / 8, np.outer(SMOOTH, DIFF) / 8], axis=-1)
 KERNELS = KERNELS.astype(np.float32)
 
-LARGEST = 2**27  # numbers in one array, half a gigabyte: more is a slip of the hand
+#: Most numbers in one array, half a gigabyte: more is a slip of the hand.
+LARGEST = 2**27
 
 
 def check_state(state: jax.Array, channels: int = 4, batched: bool = False) -> None:

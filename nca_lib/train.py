@@ -655,6 +655,7 @@ def train(
     measure_keys = jax.random.split(key_measure, MEASURED)
     # A grid without a picture is a trap; where the goal is none, populations climb out of it.
     dead_loss = task.empty_loss() if config.goal == "target" else math.nan
+    how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
     with Keeper(out) if is_writer else contextlib.nullcontext() as keeper:
         if resume:
@@ -693,11 +694,6 @@ def train(
             if is_writer and meta["generation"]:
                 keeper.save(state, meta)
                 keeper.flush()
-                how = (
-                    f"{command} --resume"
-                    if command
-                    else f"train(config, {str(out)!r}, resume=True)"
-                )
                 progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
             raise
         finally:

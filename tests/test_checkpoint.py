@@ -149,6 +149,13 @@ def test_nothing_is_unpickled(tmp_path):
         checkpoint.load(tmp_path / "checkpoint", like=[np.zeros(1)])
 
 
+def test_no_module_pickles():
+    modules = Path(checkpoint.__file__).parent.glob("*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in modules)
+    assert text.count("pickle") == text.count("allow_pickle=False") + 1  # and a docstring
+    assert text.count("np.load(") == text.count("allow_pickle=False")
+
+
 def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     def full_disk(_):
         raise OSError("No space left on device")
