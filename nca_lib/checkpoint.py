@@ -15,6 +15,7 @@ import secrets
 import stat
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,15 @@ VERSION = 2  # since 2 the dictionary tells the target and the devices; 1 is rea
 MAX_BYTES = 2**30  # of a file, and of what it unpacks to
 
 
-def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) -> None:
+def write_atomic(
+    path: str | Path,
+    data: bytes,
+    keep: str | Path | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write a file so that it is never seen half-written, whatever happens meanwhile.
+
+    Explained in appendix A2, "Whole or absent".
 
     The bytes go to a temporary file in the same folder, are synced to disk, and then take the
     name of the old file in one step.
@@ -36,6 +44,7 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
         path: file to write; its folder must exist.
         data: the whole content.
         keep: where the old file goes, if there is one; by default it is replaced.
+        check: called when all is on disk and nothing has been renamed; may raise to stop it.
 
     Raises:
         OSError: the file cannot be written; the old one is as it was.
@@ -47,6 +56,7 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        check()  # at the last moment: what was true before a slow write may not be now
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
@@ -84,7 +94,7 @@ def read_file(path: str | os.PathLike, limit: int) -> bytes:
     return Path(path).read_bytes()
 
 
-def save(path: str | Path, tree: Any, meta: dict) -> None:
+def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = lambda: None) -> None:
     """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
 
     Explained in chapter 4, "A minute of evolution".
@@ -93,6 +103,7 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
         path: file to write; its folder must exist.
         tree: pytree of arrays.
         meta: anything JSON can hold.
+        check: see `write_atomic`.
 
     Raises:
         OSError: the file cannot be written; the earlier ones are as they were.
@@ -109,7 +120,14 @@ def save(path: str | Path, tree: Any, meta: dict) -> None:
     np.savez(buffer, meta=np.array(json.dumps(meta)), **leaves)
     payload = buffer.getvalue()
     head = MAGIC + f"{VERSION}\n{_digest(VERSION, payload)}\n".encode()
-    write_atomic(path, head + payload, keep=previous(path))
+    keep = previous(path)
+    try:
+        read(path)
+    except NotImplementedError:
+        pass
+    except (OSError, ValueError):  # not worth keeping in the place of a good one
+        keep = None
+    write_atomic(path, head + payload, keep, check)
 
 
 def previous(path: str | Path) -> Path:
@@ -173,16 +191,14 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     """
     try:
         leaves, meta = read(path)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         if not previous(path).exists():
             raise
         try:
             leaves, meta = read(previous(path))
-        except ValueError as second:
+        except (OSError, ValueError) as second:
             raise ValueError(f"no good checkpoint is left: {error}; {second}") from None
         print(f"{error}; going back to {previous(path)}")
-        if jax.process_index() == 0:  # of several processes one moves files
-            previous(path).replace(path)  # or the next save would keep the bad one in its place
     expected, structure = jax.tree.flatten(like)
     found = [(leaf.shape, leaf.dtype) for leaf in leaves]
     wanted = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in expected]

@@ -53,7 +53,8 @@ class Keeper:
     On one machine the kernel guards the lock: who dies, however suddenly, lets go of it. Across
     machines the file `lock` names the holder, who touches it every half minute; five minutes
     without, and its machine counts as gone. A trainer that has lost the folder, because its machine
-    slept for an hour, say, notices before it writes.
+    slept for an hour, say, notices before it writes: another name stands in the lock, or, where the
+    other has ended already, another checkpoint in the folder.
 
     Explained in appendix A2, "Two trainers, one folder".
 
@@ -82,12 +83,15 @@ class Keeper:
         self.file, is_guarded = self._open()
         try:
             self._claim(is_guarded)
+            self.newest = self._newest()
+            for leftover in self.folder.glob(".*.????????.tmp"):  # of one who died while writing
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+            self.thread.start()
         except BaseException:
+            self.closing = True  # the thread may have started
             self.file.close()
             raise
-        for leftover in self.folder.glob(".*.tmp"):  # of one who died while writing
-            leftover.unlink(missing_ok=True)
-        self.thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,11 +99,7 @@ class Keeper:
         with self.changed:
             self.closing = True
             self.changed.notify_all()
-        self.thread.join()
-        with contextlib.suppress(OSError, ValueError):
-            self._show_life()
-            self.lock.unlink()
-        self.file.close()
+        self.thread.join()  # it lets the folder go, even if Ctrl-C ends the waiting
 
     def save(self, tree: Any, meta: dict) -> None:
         """Have a checkpoint written; one that still waits is dropped for it.
@@ -133,7 +133,16 @@ class Keeper:
                 raise self.failed
 
     def _work(self) -> None:
-        """The thread: writes what waits, and in between shows that it lives."""
+        """The thread: writes what waits, shows that it lives, and lets the folder go."""
+        try:
+            self._write_all()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                self._show_life()
+                self.lock.unlink()
+            self.file.close()
+
+    def _write_all(self) -> None:
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.closing or self.waiting, BEAT)
@@ -143,9 +152,13 @@ class Keeper:
             try:
                 patiently(lambda job=job: self._write(job))
                 failed = self.failed if job is None else None
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, who waits must not wait for ever
                 failed = error
-                print(f"\nwarning: {self.folder} was not written: {error}", file=sys.stderr)
+                with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                    print(
+                        f"\nwarning: {self.folder} was not written: {str(error) or repr(error)}",
+                        file=sys.stderr,
+                    )
             with self.changed:
                 self.failed = failed
                 if self.waiting is job:
@@ -155,14 +168,30 @@ class Keeper:
     def _write(self, job: tuple[Any, dict] | None) -> None:
         self._show_life()
         if job is not None:
-            checkpoint.save(self.folder / "checkpoint", *job)
+            checkpoint.save(self.folder / "checkpoint", *job, self._show_life)
+            self.newest = self._newest()
+
+    def _newest(self) -> bytes:
+        """The head of the checkpoint with its digest, by which we know it again."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            (self.folder / "checkpoint").open("rb") as file,
+        ):
+            return file.read(100)
+        return b""
 
     def _show_life(self) -> None:
         """Touch the lock; ValueError if it names another."""
         try:
             holder = json.loads(self.lock.read_text())
-        except FileNotFoundError:  # somebody thought that we were gone
-            checkpoint.write_atomic(self.lock, json.dumps(self.mark).encode())
+        except FileNotFoundError:  # deleted, or another trainer has come and gone
+            if self._newest() != self.newest:
+                raise ValueError(
+                    f"{self.folder} was written by another trainer meanwhile"
+                ) from None
+            self.file.close()
+            self.file, is_guarded = self._open()  # guarded again: the kernel's lock is on this file
+            self._claim(is_guarded)
             return
         except ValueError as error:
             raise OSError(f"{self.lock} is not readable: {error}") from error
@@ -198,7 +227,8 @@ class Keeper:
             other = {}
         with tempfile.TemporaryFile(dir=self.folder) as now:  # the folder's clock may not be ours
             idle = os.fstat(now.fileno()).st_mtime - self.lock.stat().st_mtime
-        is_here = any(other.get(key) == self.mark[key] != "" for key in ("host", "boot"))
+        key = "boot" if self.mark["boot"] else "host"  # hosts may share a name
+        is_here = other.get(key) == self.mark[key]
         if other and idle < STALE and not (is_guarded and is_here):
             raise ValueError(
                 f"{self.folder} is in use: {other.get('host')!r} gave a sign of life {idle:.0f} s "
@@ -207,6 +237,11 @@ class Keeper:
         self.file.truncate(0)
         self.file.write(json.dumps(self.mark))
         self.file.flush()
+        os.fsync(self.file.fileno())  # for other machines to see
+        if not is_guarded:  # two may have come at once: the later name counts
+            time.sleep(1.0)
+            if self.lock.read_text() != json.dumps(self.mark):
+                raise ValueError(f"{self.folder} is in use: another training has just begun there")
 
 
 def _boot() -> str:

@@ -620,8 +620,8 @@ def train(
         out: the run folder; made if needed. It may lie on a slow network, see `nca_lib.keeper`.
         resume: go on from the folder's checkpoint. The configuration must be the checkpoint's,
             except that `generations` may grow (the schedules then stretch). On another number of
-            devices the run equals an uninterrupted one only but for rounding. A complete run is
-            left as it is.
+            devices sums are rounded otherwise, and the run will differ from an uninterrupted one.
+            A complete run is left as it is.
         command: recorded in `run.json` as what was typed to make the run.
         chunk: members that a device computes side by side; see `plan_chunk`. Backpropagation
             takes them one by one.
@@ -658,6 +658,8 @@ def train(
     how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
     with Keeper(out) if is_writer else contextlib.nullcontext() as keeper:
+        if is_writer and not resume and any((out / name).exists() for name in names):
+            raise ValueError(f"{out} holds a run already; resume it or choose another folder")
         if resume:
             state, saved = checkpoint.load(out / "checkpoint", like=state)
             meta = continue_from(saved, meta)
@@ -690,11 +692,12 @@ def train(
                 if is_writer and time.monotonic() - saved_at >= checkpoint_seconds:
                     keeper.save(state, meta)
                     saved_at = time.monotonic()
-        except KeyboardInterrupt:
+        except BaseException as error:
             if is_writer and meta["generation"]:
                 keeper.save(state, meta)
                 keeper.flush()
-                progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
+                if isinstance(error, KeyboardInterrupt):
+                    progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
             raise
         finally:
             progress.close()
@@ -770,7 +773,7 @@ def continue_from(saved: dict, meta: dict) -> dict:
     kept = {*log_points(Config(**meta["config"]), 0), saved["generation"]}
     here = meta["devices"][0]
     if before[-1] != here:
-        print(f"The checkpoint is from {before[-1]}, and this is {here}: equal but for rounding.")
+        print(f"The checkpoint is from {before[-1]}, and this is {here}: sums are rounded apart.")
     devices = before if before[-1] == here else [*before, here]
     return meta | progress | {"devices": devices, "history": [r for r in history if r[0] in kept]}
 

@@ -141,7 +141,7 @@ def victim(out: str) -> None:
 def kill(number: int, folder: Path, seed: int) -> int:
     """SIGKILL at a random moment, and again, each restart being the next victim."""
     rng, out, reached = random.Random(seed), folder / "run", 0
-    moved = 0
+    moved = writing = 0
     for _ in range(number):
         process = spawn("-c", f"import faults; faults.victim({str(out)!r})")
         if rng.random() < 0.7:  # the others are killed while they start
@@ -153,11 +153,13 @@ def kill(number: int, folder: Path, seed: int) -> int:
         process.communicate()
         before, reached = reached, check_progress(out, LONG, reached)
         moved += reached > before
+        writing += any(out.glob(".*.tmp"))
     demand(moved, "no life was long enough for one checkpoint")
     # The end of the chain: one piece from the start arrives at the same state.
     state, _ = newest(out)
     whole = uninterrupted(LONG, reached)
     demand(all(a.tobytes() == b.tobytes() for a, b in zip(state, whole, strict=True)), "state")
+    (folder / "more.json").write_text(json.dumps({"writing": writing, "generation": reached}))
     return number
 
 
@@ -535,6 +537,12 @@ def repeated(number: int, folder: Path, seed: int) -> int:
     return number
 
 
+def thin(rows: list, most: int = 200) -> list:
+    """Every so manieth row, the first and the last among them."""
+    step = -(-len(rows) // most)
+    return rows[::step] + ([] if (len(rows) - 1) % step == 0 else rows[-1:])
+
+
 def soak(number: int, folder: Path, seed: int) -> int:
     """Many generations of the preset `smoke`: memory stays flat, and each line is there."""
     config = dataclasses.replace(train.PRESETS["smoke"], generations=number, seed=seed)
@@ -552,5 +560,5 @@ def soak(number: int, folder: Path, seed: int) -> int:
     demand([int(line.split(",")[0]) for line in lines[1:]] == points, "history.csv")
     warm = [megabytes for generation, _, megabytes in resident if generation > number / 10]
     demand(max(warm) < 1.05 * warm[0] + 10, "memory grows", warm[0], max(warm))
-    (folder / "soak.json").write_text(json.dumps(resident))
+    (folder / "more.json").write_text(json.dumps({"curve": thin(resident)}))
     return number

@@ -121,8 +121,11 @@ def test_previous_checkpoint_steps_in(path, capsys):
     assert_is_saved(tree)
     assert meta == META
     assert "damaged" in capsys.readouterr().out
-    # The damaged file is out of the way: the next save cannot keep it as the previous one.
-    assert checkpoint.read(path)[1] == META
+    assert not path.read_bytes().endswith(b"PK")  # nothing was moved: others may be reading, too
+    # The next save does not keep the damaged file in the place of the good one.
+    checkpoint.save(path, TREE, {"generation": 5})
+    assert checkpoint.read(path)[1] == {"generation": 5}
+    assert checkpoint.read(checkpoint.previous(path))[1] == META
 
 
 def test_a_missing_file_is_told_apart(tmp_path):

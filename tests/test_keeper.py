@@ -58,7 +58,7 @@ def test_checkpoints_are_written_and_the_lock_goes_with_its_holder(tmp_path):
 def test_training_does_not_wait_for_a_slow_folder(tmp_path, monkeypatch):
     arrived, written = threading.Event(), []
 
-    def slow(path, tree, meta):
+    def slow(path, tree, meta, check):
         assert arrived.wait(60)
         written.append(meta["generation"])
 
@@ -112,11 +112,10 @@ def test_a_folder_has_one_trainer(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("mark", [{"host": keeper.socket.gethostname()}, {"boot": keeper._boot()}])
-def test_who_died_here_holds_nothing(tmp_path, mark):
-    if mark == {"boot": ""}:
-        pytest.skip("only Linux names the start of a machine")
-    other_lock(tmp_path, 1, **mark)
+@pytest.mark.parametrize("boot", [keeper._boot(), ""])
+def test_who_died_here_holds_nothing(tmp_path, monkeypatch, boot):
+    monkeypatch.setattr(keeper, "_boot", lambda: boot)  # only Linux names the start of a machine
+    other_lock(tmp_path, 1, **({"boot": boot} if boot else {"host": keeper.socket.gethostname()}))
     (tmp_path / ".checkpoint.0badcafe.tmp").write_text("half")
     with Keeper(tmp_path) as kept:
         kept.save(TREE, {})
@@ -168,12 +167,74 @@ def test_who_has_lost_the_folder_writes_no_more(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "lock").read_text())["token"] == "theirs"
 
 
-def test_a_lock_removed_by_mistake_is_renewed(tmp_path):
+def test_who_slept_while_another_came_and_went_writes_no_more(tmp_path):
+    with Keeper(tmp_path) as kept:
+        kept.save(TREE, {"generation": 1})
+        kept.flush()
+        (tmp_path / "lock").unlink()
+        checkpoint.save(tmp_path / "checkpoint", TREE, {"generation": 9})
+        kept.save(TREE, {"generation": 2})
+        with pytest.raises(ValueError, match="was written by another trainer meanwhile"):
+            kept.flush()
+    assert checkpoint.read(tmp_path / "checkpoint")[1] == {"generation": 9}
+    assert checkpoint.read(tmp_path / "checkpoint.previous")[1] == {"generation": 1}
+
+
+def test_who_loses_the_folder_in_the_middle_of_a_write_does_not_finish_it(tmp_path, monkeypatch):
+    with Keeper(tmp_path) as kept:
+        kept.save(TREE, {"generation": 1})
+        kept.flush()
+        fsync = os.fsync
+
+        def stalls(descriptor):
+            other_lock(tmp_path, 0)
+            fsync(descriptor)
+
+        monkeypatch.setattr(checkpoint.os, "fsync", stalls)
+        kept.save(TREE, {"generation": 2})
+        with pytest.raises(ValueError, match="was taken by another trainer"):
+            kept.flush()
+    assert checkpoint.read(tmp_path / "checkpoint")[1] == {"generation": 1}
+
+
+def test_no_error_of_any_kind_leaves_who_waits_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper.sys, "stderr", None)  # not even a terminal that is gone
+    with Keeper(tmp_path) as kept:
+        kept.save(TREE, {"not for JSON": {1, 2}})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            kept.flush()
+
+
+def test_nothing_that_lies_about_keeps_a_folder_locked(tmp_path):
+    (tmp_path / ".odd.0badcafe.tmp").mkdir()
+    (tmp_path / ".mine.tmp").touch()
+    for _ in range(2):
+        with Keeper(tmp_path):
+            pass
+    assert (tmp_path / ".mine.tmp").exists()
+
+
+def test_two_that_come_at_once_without_locks_are_told_apart(tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    def other_comes(seconds):
+        (tmp_path / "lock").write_text('{"host": "elsewhere"}')
+
+    monkeypatch.setattr(keeper.fcntl, "flock", unsupported)
+    monkeypatch.setattr(keeper.time, "sleep", other_comes)
+    with pytest.raises(ValueError, match="another training has just begun there"):
+        Keeper(tmp_path).__enter__()
+
+
+def test_a_lock_removed_by_mistake_is_renewed_and_guarded(tmp_path):
     with Keeper(tmp_path) as kept:
         (tmp_path / "lock").unlink()
         kept.save(TREE, {"generation": 1})
         kept.flush()
         assert json.loads((tmp_path / "lock").read_text()) == kept.mark
+        with pytest.raises(ValueError, match="another training on this machine"):
+            Keeper(tmp_path).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
