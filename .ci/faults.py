@@ -2,8 +2,8 @@
 
     python .ci/faults.py [--only FAULT ...] [--share 1.0]
 
-The results go to nca_lib/data/faults.json, each as soon as it is there. Where something is lost, the
-rest of that fault is not tried, and the exit status is 1.
+The results go to nca_lib/data/faults.json, each as soon as it is there. Where something is lost,
+the rest of that fault is not tried, and the exit status is 1.
 """
 
 import argparse
