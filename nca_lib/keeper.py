@@ -154,11 +154,9 @@ class Keeper:
                 failed = self.failed if job is None else None
             except Exception as error:  # whatever it is, who waits must not wait for ever
                 failed = error
+                told = f"\nwarning: {self.folder} was not written: {str(error) or repr(error)}"
                 with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-                    print(
-                        f"\nwarning: {self.folder} was not written: {str(error) or repr(error)}",
-                        file=sys.stderr,
-                    )
+                    print(told, file=sys.stderr)
             with self.changed:
                 self.failed = failed
                 if self.waiting is job:
@@ -173,12 +171,11 @@ class Keeper:
 
     def _newest(self) -> bytes:
         """The head of the checkpoint with its digest, by which we know it again."""
-        with (
-            contextlib.suppress(FileNotFoundError),
-            (self.folder / "checkpoint").open("rb") as file,
-        ):
-            return file.read(100)
-        return b""
+        try:
+            with (self.folder / "checkpoint").open("rb") as file:
+                return file.read(100)
+        except FileNotFoundError:
+            return b""
 
     def _show_life(self) -> None:
         """Touch the lock; ValueError if it names another."""
@@ -187,7 +184,7 @@ class Keeper:
         except FileNotFoundError:  # deleted, or another trainer has come and gone
             if self._newest() != self.newest:
                 raise ValueError(
-                    f"{self.folder} was written by another trainer meanwhile"
+                    f"{self.folder} was emptied, or written by another trainer meanwhile"
                 ) from None
             self.file.close()
             self.file, is_guarded = self._open()  # guarded again: the kernel's lock is on this file

@@ -402,7 +402,8 @@ def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
     """
     state = _state(state)
     _check(state.ndim == 3, "state shape", state.shape, "one state (H, W, C)")
-    state = np.where(np.isfinite(state), state, np.nan)
+    # In double precision, where the width of the scale is finite even around float32's largest.
+    state = np.where(np.isfinite(state), state, np.nan).astype(np.float64)
     if limit is None:
         limit = np.abs(np.nan_to_num(state)).max() or 1.0
     _check(0 < limit < math.inf, "limit", limit, "a finite number above 0")

@@ -174,7 +174,7 @@ def test_who_slept_while_another_came_and_went_writes_no_more(tmp_path):
         (tmp_path / "lock").unlink()
         checkpoint.save(tmp_path / "checkpoint", TREE, {"generation": 9})
         kept.save(TREE, {"generation": 2})
-        with pytest.raises(ValueError, match="was written by another trainer meanwhile"):
+        with pytest.raises(ValueError, match="was emptied, or written by another trainer"):
             kept.flush()
     assert checkpoint.read(tmp_path / "checkpoint")[1] == {"generation": 9}
     assert checkpoint.read(tmp_path / "checkpoint.previous")[1] == {"generation": 1}
