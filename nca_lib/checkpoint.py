@@ -273,15 +273,15 @@ def _unpack(data: bytes) -> dict[str, np.ndarray]:
     """
     form = np.lib.format
     heads = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
-            raise ValueError(f"the archive unpacks to more than {MAX_BYTES} bytes")
-        for info in archive.infolist():
-            with archive.open(info) as file:
-                shape, _, dtype = heads[form.read_magic(file)](file)
-            if math.prod(shape) * dtype.itemsize > info.file_size:
-                raise ValueError(f"{info.filename} claims the shape {shape}, but is shorter")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy warns where a header is not quite what it writes
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"the archive unpacks to more than {MAX_BYTES} bytes")
+            for info in archive.infolist():
+                with archive.open(info) as file:
+                    shape, _, dtype = heads[form.read_magic(file)](file)
+                if math.prod(shape) * dtype.itemsize > info.file_size:
+                    raise ValueError(f"{info.filename} claims the shape {shape}, but is shorter")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)

@@ -71,6 +71,13 @@ settings.register_profile(
 settings.load_profile("bad input")
 few = settings(max_examples=6 * MANY)  # where JAX compiles, or a widget is made
 
+
+@pytest.fixture(autouse=True)
+def alive(monkeypatch):
+    """Widgets as in a notebook, not as in the book, whichever is being made around the tests."""
+    monkeypatch.delenv("NCA_BOOK", raising=False)
+
+
 COVERED = {}
 NOT_HERE = {
     "background.Loop.start": "takes nothing; tests/test_widgets.py drives it",

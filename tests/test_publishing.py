@@ -183,7 +183,7 @@ def test_published_exercises_keep_their_numbers_and_fold_their_solutions():
         "> **Exercise 3.2**\n>\n> Grow it.",
         "<details><summary>Solution to Exercise 3.2</summary>\n\nWith water.\n\n</details>",
         "# @title Solution to Exercise 3.2\nx",
-        "As Exercise 1 says.",
+        "As Exercise A1.1 says.",
         "y",
     ]
     folded = [cell["metadata"].get("cellView") for cell in after["cells"]]

@@ -122,6 +122,15 @@ def draw_card(title: str) -> Image.Image:
     return card
 
 
+def number_exercises(app, env):
+    """Number an appendix's exercises as a chapter's: A2.1, where Sphinx counts on through all."""
+    for page, kinds in env.toc_fignumbers.items():
+        code = page.split("/")[-1].partition("_")[0].upper()
+        for index, label in enumerate(kinds.get("exercise", {}), 1):
+            if len(kinds["exercise"][label]) == 1:
+                kinds["exercise"][label] = (code, index)
+
+
 def setup(app):
     """Hook for Sphinx."""
     repository = find_repository()
@@ -169,6 +178,7 @@ def setup(app):
             (Path(app.outdir) / "sitemap.xml").write_text(text, encoding="utf-8")
 
     app.connect("config-inited", know_address)
+    app.connect("env-check-consistency", number_exercises)
     app.connect("html-page-context", add_to_page)
     app.connect("html-collect-pages", add_404)
     app.connect("build-finished", write_files)

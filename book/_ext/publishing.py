@@ -138,7 +138,7 @@ def plain_markdown(text: str, repository: str) -> str:
 def exercise_name(label: str) -> str:
     """The number that the book gives to an exercise: "Exercise 3.2" for the label exercise-03-2."""
     chapter, number = re.fullmatch(r"exercise-(\w+)-(\d+)", label).groups()
-    return f"Exercise {int(chapter)}.{number}" if chapter.isdigit() else f"Exercise {number}"
+    return f"Exercise {chapter.lstrip('0').upper()}.{number}"
 
 
 def _folded(match: re.Match) -> str:
