@@ -646,11 +646,7 @@ def train(
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)
     meta = begin(task)
-    names = ("checkpoint", "checkpoint.previous", "run.json")
-    if not resume and any((out / name).exists() for name in names):
-        raise ValueError(f"{out} holds a run already; resume it or choose another folder")
-    if resume and not any((out / name).exists() for name in names[:2]):
-        raise FileNotFoundError(f"No such file: there is no checkpoint in {out} to resume")
+    _check_folder(out, resume)
     losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
     # A grid without a picture is a trap; where the goal is none, populations climb out of it.
@@ -658,8 +654,8 @@ def train(
     how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
     with Keeper(out) if is_writer else contextlib.nullcontext() as keeper:
-        if is_writer and not resume and any((out / name).exists() for name in names):
-            raise ValueError(f"{out} holds a run already; resume it or choose another folder")
+        if is_writer:
+            _check_folder(out, resume)  # again: another training may have ended just now
         if resume:
             state, saved = checkpoint.load(out / "checkpoint", like=state)
             meta = continue_from(saved, meta)
@@ -708,6 +704,15 @@ def train(
             mean, std = strategy.mean(state), strategy.std(state)
             patiently(lambda: write_run(out, task, mean, std, history, command, devices))
     return out
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, or to resume none."""
+    names = ("checkpoint", "checkpoint.previous", "run.json")
+    if not resume and any((out / name).exists() for name in names):
+        raise ValueError(f"{out} holds a run already; resume it or choose another folder")
+    if resume and not any((out / name).exists() for name in names[:2]):
+        raise FileNotFoundError(f"No such file: there is no checkpoint in {out} to resume")
 
 
 def begin(task: Task) -> dict:

@@ -7,6 +7,7 @@ that had been kept, or was kept wrongly, and otherwise returns how many it has t
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -351,13 +352,9 @@ def forged(number: int, folder: Path, seed: int) -> int:
     return number
 
 
-_TASKS: list = []
-
-
+@functools.cache
 def _task() -> train.Task:
-    if not _TASKS:
-        _TASKS.append(train.make_task(TINY))
-    return _TASKS[0]
+    return train.make_task(TINY)
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -387,16 +384,25 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 # ------------------------------------------------------------------ two trainers
 
 
+def other_lock(folder: Path, age: float, **mark: str) -> None:
+    """Leave the lock of another trainer, whose last sign of life was `age` seconds ago."""
+    folder.mkdir(exist_ok=True)
+    lock = folder / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "boot": "other", "token": "theirs"} | mark))
+    then = lock.stat().st_mtime - age
+    os.utime(lock, (then, then))
+
+
 def locks(number: int, folder: Path, seed: int) -> int:
     """Two trainers, one folder: the second is refused, and nobody waits for the dead."""
     rng = random.Random(seed)
-    refuse = ["python", "--preset", "smoke", "--generations", "1"]
+    words = ["--preset", "smoke", "--generations", "1"]
     for trial in range(number):
         out = folder / str(trial)
         kind = trial % 4
         if kind == 0:  # alive, here
             with Keeper(out):
-                status, said = quietly(train.main, [*refuse[1:], "--out", str(out)])
+                status, said = quietly(train.main, [*words, "--out", str(out)])
             demand(status == 2 and "is in use" in said, said)
         elif kind == 1:  # killed, here
             code = f"""
@@ -417,12 +423,8 @@ with Keeper({str(out)!r}):
             with Keeper(out):
                 pass
         else:  # on another machine: alive, or gone
-            out.mkdir()
             age = rng.uniform(0, STALE - 5) if kind == 2 else rng.uniform(STALE + 1, 1e6)
-            mark = {"host": "elsewhere", "boot": "another", "token": "theirs"}
-            (out / "lock").write_text(json.dumps(mark))
-            then = (out / "lock").stat().st_mtime - age
-            os.utime(out / "lock", (then, then))
+            other_lock(out, age)
             try:
                 with Keeper(out):
                     demand(kind == 3, "a living machine was ignored")

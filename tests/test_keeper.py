@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import other_lock
 
 from nca_lib import checkpoint, keeper
 from nca_lib.keeper import STALE, Keeper
@@ -18,15 +19,6 @@ TREE = {"mean": np.arange(3.0)}
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(keeper, "DELAYS", (0.0, 0.0))
-
-
-def other_lock(folder, age, **mark):
-    """A lock file of another trainer, whose last sign of life was `age` seconds ago."""
-    folder.mkdir(exist_ok=True)
-    lock = folder / "lock"
-    lock.write_text(json.dumps({"host": "elsewhere", "boot": "other", "token": "theirs"} | mark))
-    then = lock.stat().st_mtime - age
-    os.utime(lock, (then, then))
 
 
 def fail(times, monkeypatch, error=errno.EIO):
