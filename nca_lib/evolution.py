@@ -1,8 +1,9 @@
 """One generation of an evolution strategy: ask, evaluate, tell (chapter 4).
 
-The strategies are OpenAI-ES (Salimans et al. 2017) and PGPE (Sehnke et al. 2010), from evosax. A
-population is spread over all devices; each evaluates its share, and only the fitness, one number a
-member, crosses between them. Everything else is computed on every device alike.
+The strategies are OpenAI-ES (Salimans et al. 2017) and PGPE (Sehnke et al. 2010), from evosax, and
+PGPE with noise that is whitened by what the cells see. A population is spread over all devices;
+each evaluates its share, and only the fitness, one number a member, crosses between them.
+Everything else is computed on every device alike.
 """
 
 import math
@@ -14,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
+
+from nca_lib.model import NCA, living_mask, perceive
 
 AXIS = "population"  # name of the mesh axis that members are spread over
 
@@ -61,6 +65,7 @@ class Strategy(NamedTuple):
 
     algorithm: Any  #: of evosax: `ask` and `tell`
     params: Any  #: its settings, a pytree
+    whitens: bool = False  #: whether the optimizer's state begins with a `Whitening`
 
     def init(self, key: jax.Array, mean: Any) -> Any:
         """Make the strategy's state.
@@ -77,6 +82,72 @@ class Strategy(NamedTuple):
     def mean(self, state: Any) -> Any:
         """Return the centre of the search distribution, a pytree like the one given to `init`."""
         return self.algorithm.get_mean(state)
+
+    def look(self, state: Any, moments: Callable[[Any], dict]) -> Any:
+        """In every 50th generation, fit the noise anew to what the cells of the mean see.
+
+        Args:
+            state: of the strategy.
+            moments: weights -> see `second_moments`.
+
+        Returns:
+            The state. Where there was nothing to see it is as it was.
+        """
+        if not self.whitens:
+            return state
+
+        def renew(inputs):
+            seen = moments(self.mean(state))
+            return {name: whitener(seen[name], old) for name, old in inputs.items()}
+
+        whitening, *rest = state.opt_state
+        now = state.generation_counter % LOOK == 0
+        inputs = jax.lax.cond(now, renew, lambda inputs: inputs, whitening.inputs)
+        return state.replace(opt_state=(whitening._replace(inputs=inputs), *rest))
+
+    def members(self, state: Any) -> Callable[[Any], Any]:
+        """Return the function that turns what the algorithm asks for into weights.
+
+        They are the same, unless the noise is drawn in whitened coordinates.
+        """
+        if not self.whitens:
+            return lambda asked: asked
+        mean, whitening = self.mean(state), state.opt_state[0]
+
+        def weights(asked):
+            noise = whiten(whitening, jax.tree.map(jnp.subtract, asked, mean))
+            return jax.tree.map(jnp.add, mean, noise)
+
+        return weights
+
+    def tell(self, key: jax.Array, asked: Any, fitness: jax.Array, state: Any) -> tuple[Any, dict]:
+        """Learn from a generation.
+
+        Args:
+            key: random key.
+            asked: pytree with a leading axis N, from `algorithm.ask`.
+            fitness: (N,) float32, lower is better; infinity for what is not finite.
+            state: of the strategy.
+
+        Returns:
+            The next state and the metrics of this generation.
+        """
+        told, metrics = self.algorithm.tell(key, asked, fitness, state, self.params)
+        if not self.whitens:
+            return told, metrics
+        ranks = self.algorithm.fitness_shaping_fn(asked, fitness, state, self.params)
+        plus, minus = jnp.split(ranks, 2)
+        worth = (2 * ranks.mean() - plus - minus) / len(ranks)  # of each pair
+        normal = jax.tree.map(  # the noise of the pairs, before sigma
+            lambda asked, mean, std: (asked[: len(worth)] - mean) / std,
+            *(asked, self.mean(state), self.std(state)),
+        )
+        whitening, *rest = told.opt_state
+        outputs = {
+            name: mix(whitening.outputs[name], _rows(layer), worth)
+            for name, layer in normal.items()
+        }
+        return told.replace(opt_state=(whitening._replace(outputs=outputs), *rest)), metrics
 
     def std(self, state: Any) -> Any:
         """Return the noise scale of every weight, a pytree like the mean."""
@@ -147,7 +218,11 @@ def open_es(
 
 
 def pgpe(
-    params: Any, population: int, std: float, learning_rate: Callable[[int], float]
+    params: Any,
+    population: int,
+    std: float,
+    learning_rate: Callable[[int], float],
+    std_rate: float = 0.1,
 ) -> Strategy:
     """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own.
 
@@ -165,6 +240,7 @@ def pgpe(
         learning_rate: optax schedule of the mean's steps, over generations. They are
             learning_rate * sigma * (sum of rank * noise) / N, about 0.04 * learning_rate * sigma
             for N = 64 before momentum.
+        std_rate: how fast the sigmas are learned.
 
     Returns:
         The strategy. It minimises.
@@ -172,17 +248,166 @@ def pgpe(
     Raises:
         ValueError: population odd or under 2, or std not a positive number.
     """
+    descent = optax.sgd(learning_rate, momentum=0.9)
+    return Strategy(*_pgpe(params, population, std, descent, std_rate))
+
+
+def _pgpe(params, population, std, optimizer, std_rate):
+    """Set up evosax's PGPE: the algorithm, and its settings."""
     check_population(population)
     check_std(std)
     from evosax.algorithms import PGPE
 
-    algorithm = PGPE(
-        population_size=population,
-        solution=params,
-        optimizer=optax.sgd(learning_rate, momentum=0.9),
-        metrics_fn=summarise,
-    )
-    return Strategy(algorithm, algorithm.default_params.replace(std_init=std))
+    algorithm = PGPE(population, params, optimizer=optimizer, metrics_fn=summarise)
+    return algorithm, algorithm.default_params.replace(std_init=std, std_lr=std_rate)
+
+
+LOOK = 50  # generations between two looks at what the cells see
+DAMPING = 0.03  # of second moments, in units of their mean
+MIX_RATE = 0.3  # of what is learned about the outputs
+
+
+class Whitening(NamedTuple):
+    """What shapes the noise of each layer, by its name: inputs @ Z @ outputs.
+
+    Z has a row for each input of the layer, the bias last, and a column for each output.
+    """
+
+    inputs: dict[str, jax.Array]  #: from `whitener`
+    outputs: dict[str, jax.Array]  #: from `mix`
+
+
+def whitened(
+    params: Any,
+    population: int,
+    std: float,
+    learning_rate: Callable[[int], float],
+    std_rate: float = 0.1,
+) -> Strategy:
+    """Set up PGPE with noise that is white in what the layers compute, not in the weights.
+
+    Much of what a cell sees is alike. Equal noise on all weights is then most unequal noise on what
+    a layer computes, and the search crawls where there is little. So a layer's noise passes through
+    the inverse root of the second moment of its inputs, and through a mixing of its outputs that is
+    learned. What PGPE calls weights, and learns sigmas of, are the coordinates before that.
+
+    Explained in chapter 4, "Noise that the cells shape".
+
+    Args:
+        params: pytree of float32 arrays, the weights of an `NCA`.
+        population: N, even: members i and i + N / 2 are mirror images.
+        std: noise scale sigma that all coordinates start with; on average that of the weights.
+        learning_rate: see `pgpe`.
+        std_rate: how fast the sigmas are learned.
+
+    Returns:
+        The strategy. It minimises, and wants a `look` of `make_evolve`.
+
+    Raises:
+        ValueError: population odd or under 2, or std not a positive number.
+    """
+    unravel = ravel_pytree(params)[1]
+
+    def init(flat):
+        shapes = {name: _rows(layer).shape for name, layer in params.items()}
+        return Whitening(*({name: jnp.eye(n[i]) for name, n in shapes.items()} for i in (0, 1)))
+
+    def update(gradient, whitening, _=None):
+        return ravel_pytree(whiten(whitening, unravel(gradient)))[0], whitening
+
+    to_weights = optax.GradientTransformation(init, update)
+    descent = optax.chain(to_weights, optax.sgd(learning_rate, momentum=0.9))
+    return Strategy(*_pgpe(params, population, std, descent, std_rate), whitens=True)
+
+
+def _rows(layer: Any) -> jax.Array:
+    """A layer's kernel with its bias as the last row: (..., inputs + 1, outputs)."""
+    kernel, bias = layer["kernel"][...], layer["bias"][...]
+    return jnp.concatenate([kernel, bias[..., None, :]], axis=-2)
+
+
+def whiten(whitening: Whitening, noise: Any) -> Any:
+    """Turn noise in whitened coordinates into noise on weights.
+
+    Args:
+        whitening: what shapes it.
+        noise: pytree like the weights of an `NCA`.
+
+    Returns:
+        A pytree of the same shapes.
+    """
+    shaped = {}
+    for name, inputs in whitening.inputs.items():
+        rows = inputs @ _rows(noise[name]) @ whitening.outputs[name]
+        shaped[name] = {"kernel": rows[:-1], "bias": rows[-1]}
+    return jax.tree.unflatten(jax.tree.structure(noise), jax.tree.leaves(shaped))
+
+
+def whitener(moment: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """Invert the root of a second moment, damped where there is next to nothing.
+
+    Args:
+        moment: (K, K) float32, see `second_moments`.
+        otherwise: (K, K) float32, returned where the moment is not finite.
+
+    Returns:
+        (K, K) float32, symmetric, of mean squared eigenvalue one: on average it keeps the scale.
+    """
+    seen = jnp.isfinite(moment).all()
+    values, vectors = jnp.linalg.eigh(jnp.where(seen, moment, jnp.eye(len(moment))))
+    gain = (jnp.maximum(values, 0) / values.mean() + DAMPING) ** -0.5
+    gain /= jnp.sqrt(jnp.mean(gain**2))
+    return jnp.where(seen, (vectors * gain) @ vectors.T, otherwise)
+
+
+def mix(outputs: jax.Array, noise: jax.Array, worth: jax.Array) -> jax.Array:
+    """Learn which outputs of a layer should be shaken together, and how much.
+
+    A step along the natural gradient of a matrix normal distribution (Wierstra et al. 2014),
+    averaged over the layer's inputs; the size of the noise stays.
+
+    Args:
+        outputs: (K, K) float32, the mixing so far.
+        noise: (n, inputs + 1, K) float32, standard normal, of each pair.
+        worth: (n,) float32, how much better than the others a pair did.
+
+    Returns:
+        (K, K) float32.
+    """
+    change = jnp.einsum("i,iaj,iak->jk", worth, noise, noise) / noise.shape[1]
+    change -= jnp.trace(change) / len(change) * jnp.eye(len(change))
+    return outputs + MIX_RATE / 2 * outputs @ change
+
+
+def second_moments(model: NCA, start: jax.Array, fires: jax.Array) -> dict[str, jax.Array]:
+    """Average x x^T of what enters each layer, over the living cells of all steps of a life.
+
+    No state is kept. Explained in chapter 4, "Noise that the cells shape".
+
+    Args:
+        model: the cell rule.
+        start: (H, W, C) float32, where its life begins.
+        fires: (T, ...), from `nca_lib.rollout.fire_schedule`.
+
+    Returns:
+        (inputs + 1, inputs + 1) float32 for each layer, by name, the constant 1 of the bias last.
+        NaN if there was nothing to see: all died, or the start stayed as it was.
+    """
+
+    def step(carry, fire):
+        state, sums, count = carry
+        alive = living_mask(state, model.alive_threshold).reshape(-1, 1).astype(jnp.float32)
+        seen = perceive(state).reshape(len(alive), -1)
+        inputs = {"hidden": seen, "output": model.activation(model.hidden(seen))}
+        ones = {name: jnp.concatenate([x, alive], 1) * alive for name, x in inputs.items()}
+        sums = {name: sums[name] + x.T @ x for name, x in ones.items()}
+        return (model(state, fire), sums, count + alive.sum()), None
+
+    layers = {"hidden": model.hidden, "output": model.output}
+    sums = {name: jnp.zeros((layer.in_features + 1,) * 2) for name, layer in layers.items()}
+    (end, sums, count), _ = jax.lax.scan(step, (start, sums, jnp.float32(0.0)), fires)
+    grew = (end != start).any() & living_mask(end, model.alive_threshold).any()
+    return {name: jnp.where(grew, total / count, jnp.nan) for name, total in sums.items()}
 
 
 def check_population(population: int) -> None:
@@ -273,6 +498,7 @@ def make_evolve(
     fitness_fn: Callable,
     chunk: int | None = None,
     prepare: Callable[[Any, jax.Array], Any] = lambda mean, key: key,
+    look: Callable[[Any, Any], dict] | None = None,
 ) -> Callable:
     """Compile a run of generations.
 
@@ -288,6 +514,7 @@ def make_evolve(
             speed and memory, and results by rounding only.
         prepare: (mean, key) -> luck, done once a generation on every device alike: what all its
             members share, such as a state that the mean has grown. Default: the key itself.
+        look: (mean, luck) -> see `second_moments`; for `whitened`, which needs it.
 
     Returns:
         `evolve(state, key, start, count) -> (state, metrics)`. It runs generations start to
@@ -296,11 +523,13 @@ def make_evolve(
         and its number alone, so a run cut in two equals the run in one piece.
 
     Raises:
-        ValueError: chunk under 1.
+        ValueError: chunk under 1, or a strategy that whitens and nothing to look at.
     """
     if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
         raise ValueError(f"chunk must be an int of at least 1, got {chunk!r}")
-    algorithm, params = strategy
+    if strategy.whitens and look is None:
+        raise ValueError("a strategy that whitens its noise needs a look, such as task.look")
+    algorithm, params, _ = strategy
     mesh = population_mesh(algorithm.population_size)
     size = algorithm.population_size // mesh.size
     if chunk is None:
@@ -309,10 +538,14 @@ def make_evolve(
     def generation(state, key):
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
         luck = prepare(strategy.mean(state), key_evaluate)
+        state = strategy.look(state, lambda mean: look(mean, luck))
         population, state = algorithm.ask(key_ask, state, params)
-        fitness = evaluate_share(fitness_fn, population, luck, size, chunk)
+        weights = strategy.members(state)
+        fitness = evaluate_share(
+            lambda asked, luck: fitness_fn(weights(asked), luck), population, luck, size, chunk
+        )
         fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)  # -inf would be the best
-        return algorithm.tell(key_tell, population, fitness, state, params)
+        return strategy.tell(key_tell, population, fitness, state)
 
     return compile_loop(generation, mesh)
 

@@ -39,7 +39,16 @@ import nca_lib
 from nca_lib import checkpoint, render
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
 from nca_lib.beyond import GOALS, SURROGATES, WORLD, bit
-from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, use_cores
+from nca_lib.evolution import (
+    Strategy,
+    make_evolve,
+    open_es,
+    pgpe,
+    population_mesh,
+    second_moments,
+    use_cores,
+    whitened,
+)
 from nca_lib.keeper import Keeper, patiently
 from nca_lib.loss import mse, window_loss
 from nca_lib.model import LARGEST, NCA, seed_state
@@ -67,11 +76,15 @@ class Config:
     num_steps: int = 32  #: steps of growth
     window: int = 8  #: last steps over which the loss is averaged
     population: int = 64  #: rollouts per generation; for evolution an even number
-    #: "pgpe" learns a sigma for every weight, "open_es" keeps one for all. "backprop" follows the
-    #: gradient instead: no sigma, a generation is a step, the population a batch.
-    strategy: str = "pgpe"
+    #: "pgpe" learns a sigma for every weight, "whitened" does so for noise that is shaped by what
+    #: the cells see, "open_es" keeps one for all. "backprop" follows the gradient instead: no
+    #: sigma, a generation is a step, the population a batch.
+    strategy: str = "whitened"
     std: float = 0.03  #: noise scale sigma at the start
-    learning_rate: float = 0.3  #: step at the start: Adam's, or for "pgpe" in units of sigma
+    std_rate: float = 0.1  #: how fast sigmas are learned, where they are
+    learning_rate: float = (
+        0.5  #: step at the start: Adam's, or where sigmas are learned in their units
+    )
     learning_rate_end: float = 0.1  #: its value at the end, as a fraction of the start (cosine)
     generations: int = 130_000  #: how many
     init: str = ""  #: start from the weights of this run: a shipped one's name, or a folder
@@ -146,7 +159,7 @@ PRESETS = {
 }
 
 CELLS = ("smooth", "ifs", "digital")
-STRATEGIES = {"open_es": open_es, "pgpe": pgpe}
+STRATEGIES = {"open_es": open_es, "pgpe": pgpe, "whitened": whitened}
 SHIPPED = Path(__file__).parent / "data" / "runs"  # the runs that come with the package
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
 HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
@@ -181,6 +194,7 @@ def validate(config: Config) -> None:
         "window": (1, config.num_steps),
         "population": (1, POOL if config.strategy == "backprop" else 1_000_000),
         "std": (1e-9, 1e3),
+        "std_rate": (0.0, 1e3),
         "learning_rate": (1e-9, 1e3),
         "learning_rate_end": (0.0, 1e3),
         "generations": (1, 1_000_000_000),
@@ -351,6 +365,18 @@ class Task(NamedTuple):
         reach = 0 if self.config.age == 0 else None
         return self.judge(params, *luck, reach, self.config.overflow)[0]
 
+    def look(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        """Grow from a prepared start and see what the layers see.
+
+        Args:
+            params: weights.
+            luck: from `prepare`.
+
+        Returns:
+            See `nca_lib.evolution.second_moments`.
+        """
+        return second_moments(self.merge(params), *luck)
+
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state.
 
@@ -440,8 +466,9 @@ def make_strategy(config: Config, params: Any) -> Strategy:
     Returns:
         The strategy.
     """
+    options = {} if config.strategy == "open_es" else {"std_rate": config.std_rate}
     return STRATEGIES[config.strategy](
-        params, config.population, config.std, learning_rates(config)
+        params, config.population, config.std, learning_rates(config), **options
     )
 
 
@@ -485,7 +512,7 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
         descent = Descent(optimizer, task.start, POOL if config.age else 0)
         return descent, make_descend(descent, task)
     strategy, chunk = make_strategy(config, task.params), plan_chunk(config, chunk)
-    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare)
+    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look)
 
 
 def memory_needed(config: Config, chunk: int) -> int:

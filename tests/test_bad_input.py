@@ -479,7 +479,7 @@ def test_numbers_of_cores_that_cannot_be_are_refused(cores):
 def test_odd_populations_are_refused(population):
     with refuses(population, names=["population must be even"]):
         evolution.check_population(population)
-    for make in (evolution.open_es, evolution.pgpe):
+    for make in (evolution.open_es, evolution.pgpe, evolution.whitened):
         with refuses(population, names=["population must be even"]):
             make(np.zeros(3, np.float32), population, 0.1, optax.constant_schedule(0.1))
 
@@ -489,7 +489,7 @@ def test_odd_populations_are_refused(population):
 def test_noise_that_cannot_be_is_refused(std):
     with refuses(std, names=["std"]):
         evolution.check_std(std)
-    for make in (evolution.open_es, evolution.pgpe):
+    for make in (evolution.open_es, evolution.pgpe, evolution.whitened):
         with refuses(std, names=["std"]):
             make(np.zeros(3, np.float32), 4, std, optax.constant_schedule(0.1))
 

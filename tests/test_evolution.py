@@ -1,5 +1,6 @@
 """One generation against a hand-written one, on one device and on several."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -13,8 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from nca_lib import checkpoint, evolution
-from nca_lib.evolution import make_evolve, open_es, pgpe, use_cores
+from nca_lib import checkpoint, evolution, train
+from nca_lib.evolution import make_evolve, open_es, pgpe, use_cores, whitened
+from nca_lib.model import living_mask, perceive
 
 N = 8
 PARAMS = {"a": jnp.array([[0.5, -1.0, 2.0]]), "b": jnp.array([3.0, 0.0])}
@@ -87,6 +89,172 @@ def test_pgpe_equals_a_hand_written_update_of_mean_and_std():
     assert np.ptp(std) > 0.01  # on a plane, which has no curvature, nothing would change
     np.testing.assert_allclose(strategy.std(state)["a"][0], std[:3], rtol=1e-5)
     np.testing.assert_allclose(strategy.std(state)["b"], std[3:], rtol=1e-5)
+
+
+# Whitened noise
+
+
+def small_task(**changes):
+    """A task of 10 x 10 cells and 12 steps."""
+    fields = {"size": 6, "num_steps": 12, "population": 8, "strategy": "whitened", "std": 0.03}
+    return train.make_task(dataclasses.replace(train.PRESETS["smoke"], **fields | changes))
+
+
+@pytest.fixture(scope="module")
+def grown():
+    """A task, and weights with which something grows."""
+    task = small_task(num_steps=20, init="lizard")
+    return task, train.initial_weights(task.config, task.params)
+
+
+def life(task, params, key):
+    """What enters each layer in living cells, (number, inputs + 1), from a recorded life."""
+    model = task.merge(params)
+    states = np.asarray(task.frames(params, key))[:-1]
+    seen = np.concatenate([perceive(x)[living_mask(x)[..., 0]] for x in states])
+    hidden = np.maximum(seen @ model.hidden.kernel[...] + model.hidden.bias[...], 0)
+    return {
+        k: np.insert(x, x.shape[1], 1, axis=1) for k, x in [("hidden", seen), ("output", hidden)]
+    }
+
+
+def test_second_moments_are_numpys_of_a_recorded_life(grown):
+    task, params = grown
+    seen = jax.jit(task.look)(params, task.prepare(params, jax.random.key(3)))
+    for name, x in life(task, params, jax.random.key(3)).items():
+        assert len(x) > 200
+        np.testing.assert_allclose(seen[name], x.T @ x / len(x), rtol=1e-4, atol=1e-6)
+
+
+def test_whitened_noise_is_white_in_what_the_layers_compute(grown, monkeypatch):
+    """The noise on a layer's outputs is alike in all directions of its inputs, but for damping."""
+    monkeypatch.setattr(evolution, "DAMPING", 1e-6)
+    task, params = grown
+    for x in life(task, params, jax.random.key(3)).values():
+        moment = x.T @ x / len(x)
+        root = evolution.whitener(jnp.asarray(moment), jnp.eye(len(moment)))
+        noise = jax.random.normal(jax.random.key(0), (len(moment), 50_000))
+        values, vectors = np.linalg.eigh(moment)
+        kept = values > 1e-4 * values.mean()  # what is hardly ever seen is drowned in rounding
+        directions = vectors[:, kept] * np.sqrt(values[kept])
+        computed = np.asarray(directions.T @ (root @ noise))
+        spread = computed.std(axis=1)
+        assert kept.sum() > 5 and np.ptp(np.sqrt(values[kept])) > 5 * np.sqrt(values[kept]).min()
+        np.testing.assert_allclose(spread, spread.mean(), rtol=0.03)
+        np.testing.assert_allclose(np.mean(np.linalg.eigvalsh(root) ** 2), 1, rtol=1e-4)
+
+
+def test_with_identity_whiteners_it_is_evosaxs_pgpe(grown, monkeypatch):
+    monkeypatch.setattr(evolution, "MIX_RATE", 0.0)
+    task, params = grown
+    nothing = task.look(params, (jnp.zeros_like(task.start), task.fires(jax.random.key(0))))
+    states = []
+    for make in (pgpe, whitened):
+        strategy = make(params, 8, 0.03, constant(0.5), 0.3)
+        evolve = make_evolve(strategy, task.fitness, 1, task.prepare, lambda mean, luck: nothing)
+        state = strategy.init(jax.random.key(0), params)
+        states.append(evolve(state, jax.random.key(1), 0, 10)[0])
+    np.testing.assert_allclose(states[1].mean, states[0].mean, atol=1e-6)
+    np.testing.assert_allclose(states[1].std, states[0].std, rtol=1e-5)
+    assert np.abs(states[0].mean - ravel(params)).max() > 1e-3
+
+
+def ravel(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_members_lie_around_the_mean_as_whitening_says(grown):
+    """A step of the mean and the members' noise go through the same matrices."""
+    task, params = grown
+    strategy, evolve = train.make_trainer(task)
+    state = strategy.init(jax.random.key(0), params)
+    state, _ = evolve(state, jax.random.key(1), 0, 3)
+    inputs, outputs = state.opt_state[0]
+    assert np.abs(outputs["hidden"] - np.eye(32)).max() > 1e-3
+    asked, _ = strategy.algorithm.ask(jax.random.key(5), state, strategy.params)
+    mean = strategy.mean(state)
+    member = jax.tree.map(lambda x: x[0], asked)
+    found = strategy.members(state)(member)
+    for name in ("hidden", "output"):
+        z, step = (
+            np.vstack(
+                [
+                    x[name]["kernel"][...] - mean[name]["kernel"][...],
+                    x[name]["bias"][...] - mean[name]["bias"][...],
+                ]
+            )
+            for x in (member, found)
+        )
+        np.testing.assert_allclose(step, inputs[name] @ z @ outputs[name], atol=1e-6)
+
+
+def test_outputs_that_matter_are_shaken_more():
+    """Pairs that do well strayed along the first output: its noise grows, the others' shrinks."""
+    noise = np.random.default_rng(0).standard_normal((64, 5, 3)).astype(np.float32)
+    strayed = np.mean(noise[:, :, 0] ** 2, axis=1)
+    worth = (strayed.argsort().argsort() / 63 - 0.5).astype(np.float32) / 32
+    mixed = evolution.mix(jnp.eye(3), noise, worth)
+    change = sum(w * z.T @ z / 5 for w, z in zip(worth, noise, strict=True))
+    change -= np.trace(change) / 3 * np.eye(3)
+    np.testing.assert_allclose(mixed, np.eye(3) + evolution.MIX_RATE / 2 * change, atol=1e-6)
+    assert mixed[0, 0] > 1 > max(mixed[1, 1], mixed[2, 2])
+    np.testing.assert_allclose(np.trace(mixed), 3, rtol=1e-6)
+
+
+def kill(params):
+    """Weights that leave nothing alive."""
+    bias = params["output"]["bias"]
+    return jax.tree.map(lambda x: x - 10.0 if x.shape == bias.shape else x, params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda params: params, kill, lambda p: jax.tree.map(lambda x: x + jnp.nan, p)],
+    ids=["untrained", "dead", "nan"],
+)
+def test_an_empty_life_leaves_the_noise_as_it_is(change):
+    task = small_task()
+    strategy, _ = train.make_trainer(task)
+    state = strategy.init(jax.random.key(0), change(task.params))
+    luck = task.prepare(task.params, jax.random.key(1))
+    looked = strategy.look(state, lambda mean: task.look(mean, luck))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(looked), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preset": "ifs"},
+        {"preset": "walk"},
+        {"preset": "life", "size": 24},
+        {"channels": 5, "hidden": 7},
+        {"init": "lizard", "std": 0.003},
+        {"init": "lizard", "std": 0.003, "age": 20, "damage": 0.5, "overflow": 0.1},
+        {"mask": "bernoulli", "step_size": 2.0},
+    ],
+    ids=str,
+)
+def test_every_task_takes_ten_generations(changes):
+    preset = train.PRESETS[changes.get("preset", "smoke")]
+    fields = {"size": 12, "num_steps": 12, "window": 1, "population": 4}
+    changes = {k: v for k, v in changes.items() if k != "preset"}
+    config = dataclasses.replace(preset, **fields | {"strategy": "whitened"} | changes)
+    task = train.make_task(config)
+    strategy, evolve = train.make_trainer(task)
+    start = strategy.init(jax.random.key(0), train.initial_weights(config, task.params))
+    state, metrics = evolve(start, jax.random.key(1), 0, 10)
+    assert metrics["nonfinite"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.opt_state))
+    assert np.abs(state.mean - start.mean).max() > 0
+    if config.init:
+        assert np.abs(state.opt_state[0].inputs["hidden"] - np.eye(25)).max() > 0.1
+
+
+def test_a_strategy_that_whitens_must_look(grown):
+    strategy = whitened(grown[1], 8, 0.03, constant(0.5))
+    with pytest.raises(ValueError, match="needs a look"):
+        make_evolve(strategy, grown[0].fitness)
 
 
 def test_one_std_for_all_is_every_weights_std(strategy):
@@ -165,21 +333,34 @@ def test_ties_move_nothing(strategy):
 
 
 @pytest.mark.parametrize(
-    ("devices", "chunk", "age"),
-    [(2, 1, 0), (8, 1, 0), (2, 4, 0), (2, 16, 0), (8, 8, 0), (2, 1, 24)],
+    ("devices", "chunk", "age", "strategy"),
+    [
+        (2, 1, 0, "open_es"),
+        (8, 1, 0, "open_es"),
+        (2, 4, 0, "open_es"),
+        (2, 16, 0, "open_es"),
+        (8, 8, 0, "open_es"),
+        (2, 1, 24, "open_es"),
+        (8, 1, 0, "whitened"),
+        (2, 4, 24, "whitened"),
+    ],
 )
-def test_chunks_and_devices_do_not_matter(devices, chunk, age):
+def test_chunks_and_devices_do_not_matter(devices, chunk, age, strategy):
     """Fitness of a generation to 1e-6, the mean after 20 generations to 1e-4."""
-    found, expected = generations(devices, chunk, age), generations(1, 1, age)
+    found = generations(devices, chunk, age, strategy)
+    expected = generations(1, 1, age, strategy)
     for name in ("fitness_best", "fitness_mean", "fitness_std"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(found["mean"], expected["mean"], atol=1e-4)
 
 
 @functools.cache
-def generations(devices, chunk, age):
+def generations(devices, chunk, age, strategy):
     """What a number of devices computes, with starts that have lived for up to `age` steps."""
-    code = GENERATIONS.format(devices=devices, chunk=chunk, age=age, damage=0.5 if age else 0.0)
+    changes = {"strategy": strategy, "age": age, "damage": 0.5 if age else 0.0}
+    if strategy == "whitened":
+        changes |= {"init": "lizard"}  # there is something to see from the first look
+    code = GENERATIONS.format(devices=devices, chunk=chunk, changes=changes)
     report = run_python(code)
     assert report.returncode == 0, report.stderr
     return json.loads(report.stdout)
@@ -189,13 +370,11 @@ GENERATIONS = """
 import dataclasses, json, nca_lib
 nca_lib.use_cores({devices})
 import jax
-from nca_lib.evolution import make_evolve
-from nca_lib.train import PRESETS, make_strategy, make_task
-task = make_task(dataclasses.replace(PRESETS["smoke"], age={age}, damage={damage}))
-strategy = make_strategy(task.config, task.params)
-evolve = make_evolve(strategy, task.fitness, {chunk}, task.prepare)
-key = jax.random.key(1)
-state, metrics = evolve(strategy.init(jax.random.key(0), task.params), key, 0, 1)
+from nca_lib.train import PRESETS, initial_weights, make_task, make_trainer
+task = make_task(dataclasses.replace(PRESETS["smoke"], **{changes}))
+strategy, evolve = make_trainer(task, {chunk})
+key, weights = jax.random.key(1), initial_weights(task.config, task.params)
+state, metrics = evolve(strategy.init(jax.random.key(0), weights), key, 0, 1)
 state, _ = evolve(state, key, 1, 19)
 assert jax.device_count() == {devices}
 print(json.dumps({{k: v.item() for k, v in metrics.items()}} | {{"mean": state.mean.tolist()}}))

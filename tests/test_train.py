@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_lib import checkpoint, keeper, train
+from nca_lib import checkpoint, evolution, keeper, train
 from nca_lib.evolution import make_evolve
 from nca_lib.loss import growth_loss, mse, overflow_loss
 from nca_lib.rollout import record
@@ -69,11 +69,16 @@ def test_a_run_folder_is_complete(finished):
     [
         {},
         {"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5},
+        {"strategy": "whitened", "std": 0.03, "learning_rate": 0.5},
         {"strategy": "backprop", "population": 2, "age": 1},
     ],
-    ids=["open_es", "pgpe", "backprop"],
+    ids=["open_es", "pgpe", "whitened", "backprop"],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes, tmp_path, ctrl_c):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    changes, tmp_path, ctrl_c, monkeypatch
+):
+    monkeypatch.setattr(evolution, "LOOK", 4)  # generation 11 lies between two looks
+
     def interrupt(row):
         if row["generation"] == 11:
             ctrl_c()
@@ -96,7 +101,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(changes, tmp_path
     stds = json.loads((whole / "run.json").read_text())["std"]
     assert (
         len({f"{std:.6f}" for std in stds.values()})
-        == {"open_es": 1, "pgpe": 4, "backprop": 0}[config.strategy]
+        == {"open_es": 1, "pgpe": 4, "whitened": 4, "backprop": 0}[config.strategy]
     )
 
 
