@@ -82,11 +82,10 @@ class Config:
     strategy: str = "whitened"
     std: float = 0.03  #: noise scale sigma at the start
     std_rate: float = 0.1  #: how fast sigmas are learned, where they are
-    learning_rate: float = (
-        0.5  #: step at the start: Adam's, or where sigmas are learned in their units
-    )
+    #: step at the start: Adam's, or where sigmas are learned in units of sigma
+    learning_rate: float = 0.5
     learning_rate_end: float = 0.1  #: its value at the end, as a fraction of the start (cosine)
-    generations: int = 130_000  #: how many
+    generations: int = 125_000  #: how many
     init: str = ""  #: start from the weights of this run: a shipped one's name, or a folder
     age: int = 0  #: most steps that a start has lived before; at 0 every start is the seed
     damage: float = 0.0  #: share of the aged starts that are damaged
@@ -98,9 +97,18 @@ class Config:
     surrogate: str = ""  #: where backprop meets decisions: "straight" or "soft"
 
 
+PGPE = {"strategy": "pgpe", "learning_rate": 0.3}
+
 PRESETS = {
-    # Made for two CPU cores: 1,064 parameters, 32 x 32 cells, less than an hour.
+    # Made for two CPU cores: 1,064 parameters, 32 x 32 cells. 8,000,000 rollouts, within an hour;
+    # the shorter ones learn their sigmas faster, and end before large steps do harm.
     "pocket": Config(),
+    "short": Config(generations=15_625, std_rate=0.12, learning_rate_end=0.3),
+    "quick": Config(generations=1_000, std_rate=0.3, learning_rate_end=1.0),
+    # The notebook's target of 40 x 40 cells.
+    "lizard-40": Config(
+        size=40, channels=12, num_steps=48, std=0.02, std_rate=0.12, generations=80_000
+    ),
     # The same task by gradients, in minutes.
     "backprop": Config(
         strategy="backprop",
@@ -131,11 +139,12 @@ PRESETS = {
         channels=12,
         num_steps=48,
         std=0.3,
+        **PGPE,
         generations=600,
     ),
-    "life": Config(emoji="", goal="life", init="lizard", window=1, generations=1_500),
+    "life": Config(emoji="", goal="life", init="lizard", window=1, generations=1_500, **PGPE),
     # The lizard, grown by a network of ifs (chapter 7).
-    "ifs": Config(cells="ifs", std=0.01, generations=1_000),
+    "ifs": Config(cells="ifs", std=0.01, generations=1_000, **PGPE),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
     # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout
     # doubles the updates it keeps, hence the step size of 2.
