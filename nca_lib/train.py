@@ -142,7 +142,7 @@ PRESETS = {
         **PGPE,
         generations=600,
     ),
-    "life": Config(emoji="", goal="life", init="lizard", window=1, generations=1_500, **PGPE),
+    "life": Config(emoji="", goal="life", init="lizard-pgpe", window=1, generations=1_500, **PGPE),
     # The lizard, grown by a network of ifs (chapter 7).
     "ifs": Config(cells="ifs", std=0.01, generations=1_000, **PGPE),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from test_train import TINY
 from nca_lib import list_emoji, list_runs, load_emoji, load_run
 from nca_lib.loss import empty_loss, mse
 from nca_lib.rollout import disc, half, record
-from nca_lib.train import describe_device, train, versions
+from nca_lib.train import describe_device, parse, train, versions
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def test_shipped_runs_recompute_their_own_loss(name):
     losses = run.evaluate(keys=run.info["loss"]["keys"])
     slack = 2 * run.info["loss"]["std"] if decides(run) else 0
     np.testing.assert_allclose(losses.mean(), run.info["loss"]["mean"], rtol=1e-4, atol=slack)
+    assert parse(shlex.split(run.info["command"])[3:])[1] == run.config
     assert run.history["generation"][-1] == run.config.generations
     assert run.history["rollouts"][-1] == run.info["rollouts"]
     assert len(run.history["loss"]) <= 4_000
