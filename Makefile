@@ -61,7 +61,7 @@ runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how 
 	$(BIN)/python .ci/retrain.py $(ARGS)
 
 study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
-	$(BIN)/python .ci/study.py $(ARGS)
+	$(BIN)/python book/experiments/study.py $(ARGS)
 
 surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
 	$(BIN)/python .ci/surrogates.py $(ARGS)

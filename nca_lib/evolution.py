@@ -306,6 +306,19 @@ def whitened(
     Raises:
         ValueError: population odd or under 2, or std not a positive number.
     """
+    descent = optax.chain(to_weights(params), optax.sgd(learning_rate, momentum=0.9))
+    return Strategy(*_pgpe(params, population, std, descent, std_rate), whitens=True)
+
+
+def to_weights(params: Any) -> optax.GradientTransformation:
+    """Take steps in whitened coordinates to steps of the weights; the state is the `Whitening`.
+
+    Args:
+        params: pytree of float32 arrays, the weights of an `NCA`.
+
+    Returns:
+        What stands first in the optimizer of `whitened`.
+    """
     unravel = ravel_pytree(params)[1]
 
     def init(flat):
@@ -315,9 +328,7 @@ def whitened(
     def update(gradient, whitening, _=None):
         return ravel_pytree(whiten(whitening, unravel(gradient)))[0], whitening
 
-    to_weights = optax.GradientTransformation(init, update)
-    descent = optax.chain(to_weights, optax.sgd(learning_rate, momentum=0.9))
-    return Strategy(*_pgpe(params, population, std, descent, std_rate), whitens=True)
+    return optax.GradientTransformation(init, update)
 
 
 def _rows(layer: Any) -> jax.Array:

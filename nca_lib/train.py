@@ -80,7 +80,9 @@ class Config:
     #: the cells see, "open_es" keeps one for all. "backprop" follows the gradient instead: no
     #: sigma, a generation is a step, the population a batch.
     strategy: str = "whitened"
-    std: float = 0.03  #: noise scale sigma at the start
+    #: noise scale sigma at the start; for "whitened" that of `pocket`'s 1,064 weights: of D weights
+    #: it is std * sqrt(1064 / D), so that a member is as far from the mean in a network of any size
+    std: float = 0.03
     std_rate: float = 0.1  #: how fast sigmas are learned, where they are
     #: step at the start: Adam's, or where sigmas are learned in units of sigma
     learning_rate: float = 0.5
@@ -107,7 +109,7 @@ PRESETS = {
     "quick": Config(generations=1_000, std_rate=0.3, learning_rate_end=1.0),
     # The notebook's target of 40 x 40 cells.
     "lizard-40": Config(
-        size=40, channels=12, num_steps=48, std=0.02, std_rate=0.12, generations=80_000
+        size=40, channels=12, num_steps=48, std=0.025, std_rate=0.12, generations=80_000
     ),
     # The same task by gradients, in minutes.
     "backprop": Config(
@@ -475,9 +477,13 @@ def make_strategy(config: Config, params: Any) -> Strategy:
     Returns:
         The strategy.
     """
-    options = {} if config.strategy == "open_es" else {"std_rate": config.std_rate}
+    std, options = config.std, {}
+    if config.strategy != "open_es":
+        options["std_rate"] = config.std_rate
+    if config.strategy == "whitened":
+        std *= math.sqrt(1064 / sum(leaf.size for leaf in jax.tree.leaves(params)))
     return STRATEGIES[config.strategy](
-        params, config.population, config.std, learning_rates(config), **options
+        params, config.population, std, learning_rates(config), **options
     )
 
 

@@ -15,7 +15,7 @@ FOLDER = Path(nca_lib.__file__).parent / "data"
 @pytest.fixture(scope="module")
 def study():
     """The script that makes the table."""
-    return load_script(".ci/study.py")
+    return load_script("book/experiments/study.py")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_every_variant_was_run_with_every_seed_at_equal_rollouts(study, curves):
     assert set(curves) == wanted
     for (factor, value, _), points in curves.items():
         changes = study.STUDY[factor][value]
-        spent = study.ROLLOUTS * (4 if factor == "first recipe" else 1)
+        spent = study.ROLLOUTS * (8 if factor == "first recipe" else 1)
         step = spent // study.POINTS
         population = changes.get("population", study.DEFAULT.population)
         for number, (rollouts, loss) in enumerate(points, start=1):

@@ -1,0 +1,129 @@
+"""Measure what whitening does to a step: is the direction better, or the step along it?
+
+    python book/experiments/law.py
+
+Trains `short`, and stops at three moments. At each, clouds of 8 to 512 pairs around the mean give
+estimates, from equal noise on all weights and from the noise that the strategy has by then, of the
+same length on average. For each estimate: its cosine with the true gradient, among the weights and
+among the whitened coordinates, and by how much the loss falls when the mean is moved along it, by
+the best of a dozen lengths. The gradients themselves, plain and whitened, come as rows of their
+own. The results go to nca_lib/data/law.csv, and what they are of to law.json beside it.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from tqdm import tqdm
+
+from nca_lib import train
+from nca_lib.checkpoint import write_atomic
+from nca_lib.evolution import use_cores, whiten
+
+FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
+MOMENTS = (6_400, 64_000, 640_000)  # rollouts
+PAIRS = (8, 16, 32, 64, 128, 256, 512)
+CLOUDS = 8  # for each number of pairs
+KEYS = 64  # fire masks that the true gradient and the losses are averaged over
+LENGTHS = np.geomspace(0.003, 1.5, 12)  # of a step
+HEADER = ["moment", "noise", "pairs", "cloud", "cosine", "cosine_whitened", "gain"]
+
+
+def cosine(a, b):
+    """Cosine of the angle between two vectors."""
+    return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+
+
+def measure(task: train.Task, strategy, state, moment: int, key) -> list[list]:
+    """All rows of one moment."""
+    mean, unravel = ravel_pytree(strategy.mean(state))
+    std, whitening = jnp.asarray(state.std), state.opt_state[0]
+    keys = jax.random.split(key, KEYS)
+
+    def to_weights(x):
+        """From whitened coordinates, linearly."""
+        return ravel_pytree(whiten(whitening, unravel(x)))[0]
+
+    def loss(weights, key):
+        return task.loss(unravel(weights), key)
+
+    @jax.jit
+    def gradient(mean):
+        one = jax.lax.map(lambda k: jax.grad(loss)(mean, k), keys)
+        return jnp.mean(one, axis=0)
+
+    @jax.jit
+    def losses(members, key):
+        return jax.lax.map(lambda member: loss(member, key), members)
+
+    @jax.jit
+    def gain(direction):
+        """The most that the loss falls along a direction."""
+        unit = direction / jnp.linalg.norm(direction)
+
+        def at(length):
+            return jax.lax.map(lambda k: loss(mean - length * unit, k), keys).mean()
+
+        after = jax.lax.map(at, jnp.concatenate([jnp.zeros(1), jnp.asarray(LENGTHS, mean.dtype)]))
+        return after[0] - jnp.nanmin(after)
+
+    back = jax.linear_transpose(to_weights, mean)  # of slopes along weights
+    slope = gradient(mean)
+    slope_whitened = std * back(slope)[0]  # along coordinates of standard normal noise
+    size = jnp.sqrt(jnp.mean(jax.vmap(to_weights)(std * jnp.eye(len(mean))) ** 2) * len(mean))
+    noises = {
+        "plain": (lambda z: size * z, slope),
+        "whitened": (lambda z: to_weights(std * z), slope_whitened),
+    }
+    rows = []
+    for name, (shape, aim) in noises.items():
+        step = shape(aim)
+        rows.append([moment, f"gradient, {name}", 0, 0, cosine(step, slope), 1.0, gain(step)])
+        for pairs in PAIRS:
+            for cloud in range(CLOUDS):
+                key_noise, key_luck = jax.random.split(
+                    jax.random.fold_in(key, 1000 * pairs + cloud)
+                )
+                z = jax.random.normal(key_noise, (pairs, len(mean)))
+                away = jax.vmap(shape)(z)
+                fitness = losses(jnp.concatenate([mean + away, mean - away]), key_luck)
+                ranks = jnp.argsort(jnp.argsort(fitness)) / (2 * pairs - 1)
+                estimate = (ranks[:pairs] - ranks[pairs:]) @ z
+                step = shape(estimate)
+                found = cosine(step, slope), cosine(estimate, aim), gain(step)
+                rows.append([moment, name, pairs, cloud, *found])
+    return rows
+
+
+def main() -> None:
+    """Train, stop, measure, write."""
+    use_cores()
+    config = dataclasses.replace(train.PRESETS["short"], generations=MOMENTS[-1] // 64)
+    task = train.make_task(config)
+    strategy, evolve = train.make_trainer(task)
+    state, done, rows = strategy.init(jax.random.key(0), task.params), 0, []
+    for moment in tqdm(MOMENTS):
+        count = moment // config.population - done
+        state, _ = evolve(state, jax.random.key(1), done, count)
+        done += count
+        rows += measure(task, strategy, state, moment, jax.random.key(2))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows([*row[:4], *(f"{float(x):.5g}" for x in row[4:])] for row in rows)
+    write_atomic(FOLDER / "law.csv", text.getvalue().encode())
+    about = {"config": dataclasses.asdict(config), "clouds": CLOUDS, "keys": KEYS}
+    about |= {"device": train.describe_device(), "versions": train.versions()}
+    write_atomic(
+        FOLDER / "law.json", (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
+    )
+
+
+if __name__ == "__main__":
+    main()
