@@ -38,10 +38,10 @@ from jax.sharding import PartitionSpec
 
 from nca_lib import train
 from nca_lib.checkpoint import write_atomic
-from nca_lib.evolution import AXIS, check_population, make_evolve, population_mesh, use_cores
+from nca_lib.evolution import AXIS, check_population, population_mesh, use_cores
 from nca_lib.model import KERNELS, seed_state
 from nca_lib.rollout import stages
-from nca_lib.train import Config, Task, make_strategy
+from nca_lib.train import Config, Task, make_strategy, make_trainer
 
 # Leanest first: the operating system tells a process's peak memory so far, which never falls.
 NAMES = ("ours", "ours_bernoulli", "plain", "reference")
@@ -279,8 +279,7 @@ def make_ours(task: Task) -> tuple[Generation, Any]:
     Returns:
         One generation, `(state, key) -> state`, and the state to start from.
     """
-    strategy = make_strategy(task.config, task.params)
-    evolve = make_evolve(strategy, task.fitness, prepare=task.prepare)
+    strategy, evolve = make_trainer(task)
 
     def generation(state, key):
         return evolve(state, key, 0, 1)[0]

@@ -362,7 +362,7 @@ def whitener(moment: jax.Array, otherwise: jax.Array) -> jax.Array:
         otherwise: (K, K) float32, returned where the moment is not finite.
 
     Returns:
-        (K, K) float32, symmetric, of mean squared eigenvalue one: on average it keeps the scale.
+        (K, K) float32, symmetric; on average it keeps the scale, by a mean squared eigenvalue of 1.
     """
     seen = jnp.isfinite(moment).all()
     values, vectors = jnp.linalg.eigh(jnp.where(seen, moment, jnp.eye(len(moment))))

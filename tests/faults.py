@@ -477,7 +477,7 @@ for line in sys.stdin:
 def poisoned(number: int, folder: Path, seed: int) -> int:
     """NaN and infinities in the fitness of up to half of the members: the search stays finite."""
     task = _task()
-    for name in ("open_es", "pgpe"):
+    for name in ("open_es", "pgpe", "whitened"):
         config = dataclasses.replace(TINY, strategy=name)
         strategy = train.make_strategy(config, task.params)
 
@@ -490,9 +490,12 @@ def poisoned(number: int, folder: Path, seed: int) -> int:
             chance = jnp.abs(jax.flatten_util.ravel_pytree(params)[0].sum()) * 1e4 % 1
             return jnp.where(chance < luck[1], luck[2], task.fitness(params, luck[0]))
 
-        evolve = evolution.make_evolve(strategy, fitness, prepare=prepare)
+        def look(mean, luck):
+            return task.look(mean, luck[0])
+
+        evolve = evolution.make_evolve(strategy, fitness, None, prepare, look)
         state = strategy.init(jax.random.key(seed), task.params)
-        for generation in range(-(-number // 2)):
+        for generation in range(-(-number // 3)):
             state, metrics = evolve(state, jax.random.key(seed), generation, 1)
             leaves = jax.tree.leaves(strategy.mean(state))
             demand(all(np.isfinite(leaf).all() for leaf in leaves), name, generation, metrics)
@@ -526,7 +529,7 @@ def dead(number: int, folder: Path, seed: int) -> int:
 
 def repeated(number: int, folder: Path, seed: int) -> int:
     """The same seed on the same machine: the same run, to the last bit."""
-    names = itertools.cycle(["open_es", "pgpe", "backprop"])
+    names = itertools.cycle(["open_es", "pgpe", "whitened", "backprop"])
     for trial, name in zip(range(number), names, strict=False):
         changes = {"strategy": name, "seed": seed + trial, "population": 4}
         if name == "backprop":

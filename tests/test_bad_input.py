@@ -103,6 +103,15 @@ NOT_HERE = {
     "keeper.Keeper.save": "takes what `checkpoint.save` takes",
     "keeper.patiently": "takes a function; tests/test_keeper.py lets it fail",
     "train.obey_signals": "takes nothing; tests/test_train.py sends a signal",
+    "evolution.Strategy.look": "takes what `make_evolve` has",
+    "evolution.Strategy.members": "takes what `make_evolve` has",
+    "evolution.Strategy.tell": "takes what `make_evolve` has",
+    "evolution.Whitening": "holds what `to_weights` and `Strategy` make",
+    "evolution.mix": "takes what `Strategy.tell` has",
+    "evolution.second_moments": "takes what `make_evolve` has",
+    "evolution.to_weights": "takes the weights that `whitened` has",
+    "evolution.whiten": "takes what `Strategy.members` has",
+    "evolution.whitener": "takes what `second_moments` returns; NaN in tests/test_evolution.py",
     "evolution.evaluate_share": "runs inside of the loop that `make_evolve` has checked",
     "render.use_style": "takes nothing",
     "runs.list_runs": "takes nothing",
@@ -474,7 +483,9 @@ def test_numbers_of_cores_that_cannot_be_are_refused(cores):
         evolution.use_cores(cores)
 
 
-@covers("evolution.check_population", "evolution.open_es", "evolution.pgpe")
+@covers(
+    "evolution.check_population", "evolution.open_es", "evolution.pgpe", "evolution.whitened"
+)
 @given(NOT_COUNTS | st.integers(0, 10**6).map(lambda n: 2 * n + 1))
 def test_odd_populations_are_refused(population):
     with refuses(population, names=["population must be even"]):
