@@ -97,7 +97,7 @@ def read_file(path: str | os.PathLike, limit: int) -> bytes:
 def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = lambda: None) -> None:
     """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
 
-    Explained in chapter 4, "A minute of evolution".
+    Explained in chapter 4, "Half a minute of evolution".
 
     Args:
         path: file to write; its folder must exist.

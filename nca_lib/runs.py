@@ -17,7 +17,7 @@ MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
 class Run(NamedTuple):
     """A trained run: what `load_run` returns.
 
-    Explained in chapter 4, "A minute of evolution".
+    Explained in chapter 4, "Half a minute of evolution".
     """
 
     folder: Path  #: where its files are
@@ -80,7 +80,7 @@ def list_runs() -> list[str]:
 def load_run(name_or_folder: str | Path) -> Run:
     """Load a shipped run by name, or any run folder by path.
 
-    Explained in chapter 4, "A minute of evolution".
+    Explained in chapter 4, "Half a minute of evolution".
 
     Args:
         name_or_folder: one of `list_runs()`, or a folder that `nca_lib.train` has left.

@@ -60,7 +60,7 @@ from nca_lib.target import check_layout, load_emoji
 class Config:
     """Everything that decides a run's outcome. The defaults are the preset `pocket`.
 
-    Explained in chapter 4, "A minute of evolution".
+    Explained in chapter 4, "Half a minute of evolution".
     """
 
     emoji: str = "🦎"  #: the target; "" for a goal without one
@@ -655,7 +655,7 @@ def train(
     """Evolve a rule and leave a run folder.
 
     Ctrl-C saves a checkpoint before it leaves. Checkpoints are written beside the training, which
-    goes on where that fails. Explained in chapter 4, "A minute of evolution".
+    goes on where that fails. Explained in chapter 4, "Half a minute of evolution".
 
     Args:
         config: what to run.

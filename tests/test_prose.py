@@ -25,14 +25,15 @@ ALLOWED = {
     # The time of a chapter: reading is held by a test below, running by whoever runs it.
     r"Takes about .*? CPU cores\.": "the time a chapter takes",
     # Settings, which the code beside them shows or sets.
-    r"A minute of evolution|A minute is not long": "the length of a training, set by its cells",
+    r"Half a minute of evolution|Half a minute is best spent": "the length of a training, set by its cells",
     r"the whole grid nine times": "one shift for each weight of a kernel",
     r"alpha exceeds 0\.1": "the threshold of the living mask",
     r"four times longer than evolution ever lo": "the length of a growth, set in the next cell",
     r"512 members, 90 steps, 48 × 48 cells": "the size of an experiment, set in the next cell",
     r"evaluate and tell a hundred times": "the number of generations in the next cell",
     r"a checkpoint once a minute": "a default of the trainer",
-    r"ten times as large\? Here is the same": "the range of a knob",
+    r"twice as large\? Here is the same": "the range of a knob",
+    r"has 125 times as many rollouts": "a field of two presets",
     r"The rate is 0\.1": "a default of evosax",
     r"Momentum of 0\.9": "a default of the library",
     r"= 0\.01 and a constant step of 0\.003": "the configuration of a recipe of the study",

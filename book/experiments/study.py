@@ -58,10 +58,9 @@ def times(field: str, *factors: float) -> dict[str, dict]:
 
 def crowd(population: int) -> dict:
     """Another population at the same rollouts: the fewer generations, the larger the step."""
-    rate = DEFAULT.learning_rate * population / DEFAULT.population
-    generations, std_rate = ROLLOUTS // population, DEFAULT.std_rate * population / DEFAULT.population
-    changes = {"population": population, "learning_rate": rate, "std_rate": std_rate}
-    return changes | {"generations": generations}
+    ratio = population / DEFAULT.population
+    changes = {"population": population, "generations": ROLLOUTS // population}
+    return changes | {n: ratio * getattr(DEFAULT, n) for n in ("learning_rate", "std_rate")}
 
 
 # {factor: {value: what changes}}: fields of Config, or what `evolve_variant` reads by itself.
