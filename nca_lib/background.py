@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from IPython import get_ipython
 
-from nca_lib import train
+from nca_lib import checkpoint, train
 from nca_lib.train import HISTORY, Config
 
 PIECE = 0.7  # seconds of training between two pictures
@@ -53,6 +53,7 @@ class Training:
         key, self.key, key_measure = jax.random.split(jax.random.key(config.seed), 3)
         self.state, self.count = self.trainer.init(key, self.weights), 0
         self.measure, self.frames = train.make_measure(self.task), jax.jit(self.task.frames)
+        self.look = jax.jit(self.task.look)
         self.measure_keys = jax.random.split(key_measure, train.MEASURED)
 
     def check_fits(self, config: Config) -> None:
@@ -103,6 +104,11 @@ class Training:
     def grow(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
         return self.frames(self.weights, key)
+
+    def std(self) -> dict[str, float]:
+        """Average the noise scale over each array of weights, by name, as in `run.json`."""
+        arrays = checkpoint.weights_to_arrays(self.trainer.std(self.state))
+        return {name: float(array.mean()) for name, array in arrays.items()}
 
     def save(self, out: Path) -> None:
         """Write a run folder for `nca_lib.runs.load_run`.

@@ -106,7 +106,9 @@ PRESETS = {
     # the shorter ones learn their sigmas faster, and end before large steps do harm.
     "pocket": Config(),
     "short": Config(generations=15_625, std_rate=0.12, learning_rate_end=0.3),
-    "quick": Config(generations=1_000, std_rate=0.3, learning_rate_end=1.0),
+    "quick": Config(
+        generations=1_000, std=0.035, std_rate=0.3, learning_rate=0.6, learning_rate_end=1.0
+    ),
     # The notebook's target of 40 x 40 cells.
     "lizard-40": Config(
         size=40, channels=12, num_steps=48, std=0.025, std_rate=0.12, generations=80_000

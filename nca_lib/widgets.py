@@ -45,7 +45,8 @@ from nca_lib.train import FRESH, HISTORY, PRESETS, Config, validate
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
 LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
 LABELS = {"another": "or type", "std": "σ", "num_steps": "steps"}  # where names do not say it
-TURNED = ("channels", "hidden", "num_steps", "population", "std", "learning_rate", "generations")
+TURNED = ("channels", "hidden", "num_steps", "population", "std", "std_rate", "learning_rate")
+TURNED += ("generations",)
 
 
 def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | HTML:
@@ -368,9 +369,12 @@ def evolution_dashboard(
         folder: where "Save" begins to write to: a run folder, see `nca_lib.runs.load_run`.
 
     Returns:
-        Knobs, buttons, numbers, what the mean grows, and the loss. The gradient cosine is not
-        measured. It is the law for n antithetic pairs and D weights on a slope, √(n / (n + D)),
-        see chapter 4, "How good can it be?", and chapter 6, "What a score is worth".
+        Knobs, buttons, numbers, what the mean grows, and the loss. For each layer it tells σ, on
+        average over the weights or their whitened coordinates, and how many independent inputs
+        would vary as its own do (the square of their mean variance over the mean of its square, as
+        of `nca_lib.evolution.second_moments`). The gradient cosine is not measured. It is the law
+        for n antithetic pairs and D weights on a slope, √(n / (n + D)), see chapter 4, "How good
+        can it be?", and chapter 6, "What a score is worth".
 
     Raises:
         ValueError: the configuration does not evolve, or cannot run.
@@ -404,7 +408,7 @@ def evolution_dashboard(
             f"({share:.0%} of an empty grid's) · {rollouts / seconds:,.0f} rollouts/s · "
             f"{left // 60:.0f} min {left % 60:.0f} s left · gradient cosine "
             f"{math.sqrt(n / (n + D)):.2f}, estimated by the law √(n / (n + D)) for "
-            f"{n:,} pairs and {D:,} weights</p>{pictures}"
+            f"{n:,} pairs and {D:,} weights</p>{_layers(side)}{pictures}"
         )
 
     if _is_static():
@@ -700,6 +704,24 @@ def _pictures(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int
 def _frames(side: Run | Training) -> np.ndarray:
     """What it grows, as pixels (T + 1, H, W, 3)."""
     return render.to_rgb(side.grow(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
+
+
+def _layers(side: Run | Training) -> str:
+    """Of each layer the sigma, and how much of what its cells see is independent."""
+    luck = side.task.start, side.task.fires(jax.random.key(FRESH))
+    if isinstance(side, Run):
+        std, seen = side.info["std"], side.task.look(side.params, luck)
+    else:
+        std, seen = side.std(), side.look(side.weights, luck)
+    parts = []
+    for name, moment in seen.items():
+        alike = float(jnp.trace(moment) ** 2 / jnp.sum(moment**2))
+        parts.append(
+            f"{name} layer: σ {std[f'{name}.kernel']:.4f}, {len(moment)} inputs that vary like "
+            f"{alike:.1f} independent ones"
+        )
+    where = "whitened coordinates" if side.config.strategy == "whitened" else "weights"
+    return f"<p>Noise on the {where}. {' · '.join(parts)}</p>"
 
 
 def _base64(data: bytes) -> str:
