@@ -28,7 +28,7 @@ unexport JUPYTER_PATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book runs study surrogates faults serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
+.PHONY: help install book runs study queue surrogates faults serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how 
 
 study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
 	$(BIN)/python book/experiments/study.py $(ARGS)
+
+queue: $(INSTALLED)  ## work off the queue of trainings, at the lowest priority
+	$(BIN)/python book/experiments/work_queue.py
 
 surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
 	$(BIN)/python .ci/surrogates.py $(ARGS)

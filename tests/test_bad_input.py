@@ -483,9 +483,7 @@ def test_numbers_of_cores_that_cannot_be_are_refused(cores):
         evolution.use_cores(cores)
 
 
-@covers(
-    "evolution.check_population", "evolution.open_es", "evolution.pgpe", "evolution.whitened"
-)
+@covers("evolution.check_population", "evolution.open_es", "evolution.pgpe", "evolution.whitened")
 @given(NOT_COUNTS | st.integers(0, 10**6).map(lambda n: 2 * n + 1))
 def test_odd_populations_are_refused(population):
     with refuses(population, names=["population must be even"]):

@@ -25,7 +25,7 @@ ALLOWED = {
     # The time of a chapter: reading is held by a test below, running by whoever runs it.
     r"Takes about .*? CPU cores\.": "the time a chapter takes",
     # Settings, which the code beside them shows or sets.
-    r"Half a minute of evolution|Half a minute is best spent": "the length of a training, set by its cells",
+    r"Half a minute of evolution|Half a minute is best spent": "the length of a training",
     r"the whole grid nine times": "one shift for each weight of a kernel",
     r"alpha exceeds 0\.1": "the threshold of the living mask",
     r"four times longer than evolution ever lo": "the length of a growth, set in the next cell",

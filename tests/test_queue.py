@@ -1,0 +1,83 @@
+"""The queue of trainings: what is begun goes on, what is done is passed over, PAUSE pauses."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_script
+
+from nca_lib import checkpoint, train
+
+FLAGS = "--preset smoke --size 6 --num-steps 6 --window 2 --population 4"
+COMMAND = f"python -m nca_lib.train {FLAGS} --generations 24 --out runs/tiny"
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """The script, at work in a folder of its own."""
+    module = load_script("book/experiments/work_queue.py")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "HERE", tmp_path / "experiments")
+    module.HERE.mkdir()
+    return module
+
+
+def test_a_committed_state_goes_on_where_it_was(queue, tmp_path):
+    def stop(row):
+        if row["generation"] == 9:
+            raise KeyboardInterrupt
+
+    config, state = train.parse(shlex.split(COMMAND)[3:])[1], queue.HERE / "state" / "tiny"
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, state, callback=stop)
+    assert not queue.is_done(COMMAND)
+    assert queue.work(COMMAND) == 0
+    assert queue.is_done(COMMAND)
+    _, meta = checkpoint.read(state / "checkpoint")  # the newest, to be committed
+    assert meta["generation"] == 24
+    whole = train.train(config, tmp_path / "whole")
+    found, expected = (
+        checkpoint.read(folder / "checkpoint")[0] for folder in (tmp_path / "runs" / "tiny", whole)
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_ships_is_done(queue):
+    walker = "python -m nca_lib.train --preset walk --out runs/walker"
+    assert queue.is_done(walker)
+    assert not queue.is_done(walker + " --seed 7")
+
+
+def test_pause_stops_the_training_and_its_end_lets_it_go_on(queue, tmp_path, monkeypatch):
+    script, pause, seen = tmp_path / "child.py", queue.HERE / "PAUSE", []
+    script.write_text("import numpy\n")
+    pause.touch()
+    children, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        children.append(popen(*arguments, **options))
+        return children[0]
+
+    def look(seconds):
+        stat = Path(f"/proc/{children[0].pid}/stat").read_text()
+        seen.append(stat.rpartition(")")[2].split()[0])
+        if seen[-1] == "T":  # stopped
+            pause.unlink()
+
+    monkeypatch.setattr(queue.subprocess, "Popen", start)
+    monkeypatch.setattr(queue.time, "sleep", look)
+    assert queue.work(f"python {script} --out runs/x") == 0
+    assert "T" in seen and not pause.exists()
+
+
+def test_every_command_of_the_queue_can_run(queue):
+    text = Path(__file__).parents[1].joinpath("book/experiments/queue.toml").read_text("utf-8")
+    runs = queue.tomllib.loads(text)["run"]
+    names = [queue.folder_of(run["command"]).name for run in runs]
+    assert len(set(names)) == len(names) > 0
+    for run in runs:
+        train.validate(train.parse(shlex.split(run["command"])[3:])[1])
+        assert run["hours"] > 0
