@@ -140,7 +140,7 @@ class Strategy(NamedTuple):
         worth = (2 * ranks.mean() - plus - minus) / len(ranks)  # of each pair
         normal = jax.tree.map(  # the noise of the pairs, before sigma
             lambda asked, mean, std: (asked[: len(worth)] - mean) / std,
-            *(asked, self.mean(state), self.std(state)),
+            *(asked, self.mean(state), self._coordinate_std(state)),
         )
         whitening, *rest = told.opt_state
         outputs = {
@@ -151,6 +151,14 @@ class Strategy(NamedTuple):
 
     def std(self, state: Any) -> Any:
         """Return the noise scale of every weight, a pytree like the mean."""
+        std = self._coordinate_std(state)
+        if not self.whitens:
+            return std
+        squares = jax.tree.map(jnp.square, (state.opt_state[0], std))
+        return jax.tree.map(jnp.sqrt, whiten(*squares))  # variances add up
+
+    def _coordinate_std(self, state: Any) -> Any:
+        """The sigma of every coordinate that the algorithm draws noise for, like the mean."""
         everywhere = jnp.broadcast_to(state.std, state.mean.shape)
         return self.algorithm.get_mean(state.replace(mean=everywhere))
 

@@ -369,12 +369,12 @@ def evolution_dashboard(
         folder: where "Save" begins to write to: a run folder, see `nca_lib.runs.load_run`.
 
     Returns:
-        Knobs, buttons, numbers, what the mean grows, and the loss. For each layer it tells σ, on
-        average over the weights or their whitened coordinates, and how many independent inputs
-        would vary as its own do (the square of their mean variance over the mean of its square, as
-        of `nca_lib.evolution.second_moments`). The gradient cosine is not measured. It is the law
-        for n antithetic pairs and D weights on a slope, √(n / (n + D)), see chapter 4, "How good
-        can it be?", and chapter 6, "What a score is worth".
+        Knobs, buttons, numbers, what the mean grows, and the loss. For each layer it tells the
+        noise scale of its weights, on average, and how many independent inputs would vary as its
+        own do: the square of the trace of `nca_lib.evolution.second_moments` over the trace of the
+        square. The gradient cosine is not measured. It is the law for n antithetic pairs and D
+        weights on a slope, √(n / (n + D)), see chapter 4, "How good can it be?", and chapter 6,
+        "What a score is worth".
 
     Raises:
         ValueError: the configuration does not evolve, or cannot run.
@@ -717,11 +717,10 @@ def _layers(side: Run | Training) -> str:
     for name, moment in seen.items():
         alike = float(jnp.trace(moment) ** 2 / jnp.sum(moment**2))
         parts.append(
-            f"{name} layer: σ {std[f'{name}.kernel']:.4f}, {len(moment)} inputs that vary like "
-            f"{alike:.1f} independent ones"
+            f"{name} layer: noise of the weights {std[f'{name}.kernel']:.4f}, {len(moment)} inputs "
+            f"that vary like {alike:.1f} independent ones"
         )
-    where = "whitened coordinates" if side.config.strategy == "whitened" else "weights"
-    return f"<p>Noise on the {where}. {' · '.join(parts)}</p>"
+    return f"<p>{' · '.join(parts)}</p>"
 
 
 def _base64(data: bytes) -> str:

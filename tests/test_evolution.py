@@ -188,6 +188,19 @@ def test_members_lie_around_the_mean_as_whitening_says(grown):
         np.testing.assert_allclose(step, inputs[name] @ z @ outputs[name], atol=1e-6)
 
 
+def test_std_is_that_of_the_members_weights(grown):
+    task, params = grown
+    strategy = whitened(params, 4_000, 0.03, constant(0.5))
+    state = strategy.init(jax.random.key(0), params)
+    luck = task.prepare(params, jax.random.key(1))
+    state = strategy.look(state, lambda mean: task.look(mean, luck))
+    asked, _ = strategy.algorithm.ask(jax.random.key(5), state, strategy.params)
+    members = jax.vmap(strategy.members(state))(asked)
+    found = ravel(jax.tree.map(lambda x: x.std(axis=0), members))
+    np.testing.assert_allclose(found, ravel(strategy.std(state)), rtol=0.1)
+    assert np.ptp(found) > 0.01
+
+
 def test_outputs_that_matter_are_shaken_more():
     """Pairs that do well strayed along the first output: its noise grows, the others' shrinks."""
     noise = np.random.default_rng(0).standard_normal((64, 5, 3)).astype(np.float32)
