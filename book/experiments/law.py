@@ -3,11 +3,11 @@
     python book/experiments/law.py
 
 Trains `short`, and stops at three moments. At each, clouds of 8 to 512 pairs around the mean give
-estimates, from equal noise on all weights and from the noise that the strategy has by then, of the
-same length on average. For each estimate: its cosine with the true gradient, among the weights and
-among the whitened coordinates, and by how much the loss falls when the mean is moved along it, by
-the best of a dozen lengths. The gradients themselves, plain and whitened, come as rows of their
-own. The results go to nca_lib/data/law.csv, and what they are of to law.json beside it.
+estimates, from equal noise on all weights and from the noise that the strategy has by then. Equal
+noise of that length kills, so its length is the one of five from which 32 pairs gain most. For each
+estimate: its cosine with the true gradient, among the coordinates that the noise was drawn in, and
+by how much the loss falls when the mean is moved along it, by the best of 16 lengths. The gradients
+themselves, plain and whitened, come as rows of their own. The results go to nca_lib/data/law.csv, and what they are of to law.json beside it.
 """
 
 import csv
@@ -30,9 +30,10 @@ FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
 MOMENTS = (6_400, 64_000, 640_000)  # rollouts
 PAIRS = (8, 16, 32, 64, 128, 256, 512)
 CLOUDS = 8  # for each number of pairs
-KEYS = 64  # fire masks that the true gradient and the losses are averaged over
-LENGTHS = np.geomspace(0.003, 1.5, 12)  # of a step
-HEADER = ["moment", "noise", "pairs", "cloud", "cosine", "cosine_whitened", "gain"]
+KEYS = 32  # fire masks that the true gradient and the losses are averaged over
+LENGTHS = np.geomspace(1e-5, 1.0, 16)  # of a step
+SHARES = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the whitened noise's length, for equal noise
+HEADER = ["moment", "noise", "length", "pairs", "cloud", "cosine", "gain"]
 
 
 def cosine(a, b):
@@ -75,29 +76,39 @@ def measure(task: train.Task, strategy, state, moment: int, key) -> list[list]:
 
     back = jax.linear_transpose(to_weights, mean)  # of slopes along weights
     slope = gradient(mean)
-    slope_whitened = std * back(slope)[0]  # along coordinates of standard normal noise
-    size = jnp.sqrt(jnp.mean(jax.vmap(to_weights)(std * jnp.eye(len(mean))) ** 2) * len(mean))
+    full = jnp.sqrt(jnp.sum(jax.vmap(to_weights)(std * jnp.eye(len(mean))) ** 2))
+
+    def one_cloud(shape, aim, pairs, cloud):
+        """Cosine of an estimate with the true gradient, and the gain of a step along it."""
+        key_noise, key_luck = jax.random.split(jax.random.fold_in(key, 1000 * pairs + cloud))
+        z = jax.random.normal(key_noise, (pairs, len(mean)))
+        away = jax.vmap(shape)(z)
+        fitness = losses(jnp.concatenate([mean + away, mean - away]), key_luck)
+        ranks = jnp.argsort(jnp.argsort(fitness)) / (2 * pairs - 1)
+        estimate = (ranks[:pairs] - ranks[pairs:]) @ z
+        return float(cosine(estimate, aim)), float(gain(shape(estimate)))
+
+    def equal(share):
+        """Noise of one size on all weights, as long as a share of the whitened noise is."""
+        return lambda z: share * full / jnp.sqrt(len(mean)) * z
+
+    def mean_gain(share):
+        return np.mean([one_cloud(equal(share), slope, 32, CLOUDS + c)[1] for c in range(4)])
+
+    best = max(SHARES, key=mean_gain)
     noises = {
-        "plain": (lambda z: size * z, slope),
-        "whitened": (lambda z: to_weights(std * z), slope_whitened),
+        "plain": (best, equal(best), slope),
+        "whitened": (1.0, lambda z: to_weights(std * z), std * back(slope)[0]),
     }
     rows = []
-    for name, (shape, aim) in noises.items():
-        step = shape(aim)
-        rows.append([moment, f"gradient, {name}", 0, 0, cosine(step, slope), 1.0, gain(step)])
-        for pairs in PAIRS:
-            for cloud in range(CLOUDS):
-                key_noise, key_luck = jax.random.split(
-                    jax.random.fold_in(key, 1000 * pairs + cloud)
-                )
-                z = jax.random.normal(key_noise, (pairs, len(mean)))
-                away = jax.vmap(shape)(z)
-                fitness = losses(jnp.concatenate([mean + away, mean - away]), key_luck)
-                ranks = jnp.argsort(jnp.argsort(fitness)) / (2 * pairs - 1)
-                estimate = (ranks[:pairs] - ranks[pairs:]) @ z
-                step = shape(estimate)
-                found = cosine(step, slope), cosine(estimate, aim), gain(step)
-                rows.append([moment, name, pairs, cloud, *found])
+    for name, (share, shape, aim) in noises.items():
+        place = [moment, name, float(share * full)]
+        rows.append([moment, f"gradient, {name}", 0.0, 0, 0, 1.0, float(gain(shape(aim)))])
+        rows += [
+            [*place, pairs, cloud, *one_cloud(shape, aim, pairs, cloud)]
+            for pairs in PAIRS
+            for cloud in range(CLOUDS)
+        ]
     return rows
 
 
@@ -116,7 +127,7 @@ def main() -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    writer.writerows([*row[:4], *(f"{float(x):.5g}" for x in row[4:])] for row in rows)
+    writer.writerows([f"{x:.5g}" if isinstance(x, float) else x for x in row] for row in rows)
     write_atomic(FOLDER / "law.csv", text.getvalue().encode())
     about = {"config": dataclasses.asdict(config), "clouds": CLOUDS, "keys": KEYS}
     about |= {"device": train.describe_device(), "versions": train.versions()}
