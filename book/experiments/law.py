@@ -7,7 +7,8 @@ estimates, from equal noise on all weights and from the noise that the strategy 
 noise of that length kills, so its length is the one of five from which 32 pairs gain most. For each
 estimate: its cosine with the true gradient, among the coordinates that the noise was drawn in, and
 by how much the loss falls when the mean is moved along it, by the best of 16 lengths. The gradients
-themselves, plain and whitened, come as rows of their own. The results go to nca_lib/data/law.csv, and what they are of to law.json beside it.
+themselves, plain and whitened, come as rows of their own. The results go to nca_lib/data/law.csv,
+and what they are of to law.json beside it.
 """
 
 import csv
