@@ -52,7 +52,6 @@ ALLOWED = {
     r"a minute of each method is the better": "advice, and no measurement",
     # Arithmetic, which needs no run.
     r"a cosine of 0\.9\?|with 0\.9 more than four times as many": "the law, solved for n",
-    r"Four times the population only doubles the cosine": "the law, for few pairs",
     # Figures of the afterword, which a test of their own holds to the runs (test_publishing.py).
     r"generations on a grid of 48 × 48|loss of 0\.055|scores 0\.087": "reference",
     r"a loss of 0\.0047 after|at 0\.0025 after": "lizard and lizard-backprop",

@@ -77,10 +77,10 @@ def test_shipped_runs_begin_anew_as_their_history_says(name, tmp_path):
 def test_the_lizard_is_a_lizard():
     run = load_run("lizard")
     assert run.config.emoji == "🦎"
-    assert run.evaluate(keys=8).mean() <= 0.0065
+    assert run.evaluate(keys=8).mean() <= 0.0030
     assert empty_loss(run.target) > 0.05
     history = run.history
-    assert history["rollouts"][history["loss"] <= 0.0135][0] <= 125_000
+    assert history["rollouts"][history["loss"] <= 0.0056][0] <= 800_000
 
 
 def test_the_persistent_lizard_outlives_its_training():
@@ -204,7 +204,7 @@ def test_readme_tells_what_the_runs_say():
         run = load_run(name)
         info, empty = run.info, float(empty_loss(run.target))
         minutes = f"{info['seconds'] / 60:.1f}"
-        figures = f"{info['parameters']:,} | {info['rollouts']:,} | {minutes}"
+        cores = info["device"].partition(" x cpu")[0]
+        figures = f"{info['parameters']:,} | {info['rollouts']:,} | {minutes} | {cores}"
         figures += f" | {info['loss']['mean']:.4f} | {empty:.4f} |"
         assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(figures)}$", text, re.M), figures
-        assert info["device"].startswith("2 x cpu")
