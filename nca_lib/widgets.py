@@ -715,11 +715,12 @@ def _layers(side: Run | Training) -> str:
         std, seen = side.std(), side.look(side.weights, luck)
     parts = []
     for name, moment in seen.items():
-        alike = float(jnp.trace(moment) ** 2 / jnp.sum(moment**2))
-        parts.append(
-            f"{name} layer: noise of the weights {std[f'{name}.kernel']:.4f}, {len(moment)} inputs "
-            f"that vary like {alike:.1f} independent ones"
-        )
+        if f"{name}.kernel" in std and jnp.isfinite(moment).all():
+            alike = float(jnp.trace(moment) ** 2 / jnp.sum(moment**2))
+            parts.append(
+                f"{name} layer: noise of the weights {std[f'{name}.kernel']:.4f}, {len(moment)} "
+                f"inputs that vary like {alike:.1f} independent ones"
+            )
     return f"<p>{' · '.join(parts)}</p>"
 
 
