@@ -382,8 +382,8 @@ def whitener(moment: jax.Array, otherwise: jax.Array) -> jax.Array:
 def mix(outputs: jax.Array, noise: jax.Array, worth: jax.Array) -> jax.Array:
     """Learn which outputs of a layer should be shaken together, and how much.
 
-    A step along the natural gradient of a matrix normal distribution (Wierstra et al. 2014),
-    averaged over the layer's inputs; the size of the noise stays.
+    A step in the manner of natural evolution strategies (Wierstra et al. 2014), averaged over the
+    layer's inputs; the size of the noise stays.
 
     Args:
         outputs: (K, K) float32, the mixing so far.
