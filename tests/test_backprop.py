@@ -139,7 +139,7 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(place):
 def test_the_estimate_of_evolution_converges_to_the_gradient(place, pairs):
     loss, vector = place
     gradient, D = np.asarray(jax.grad(loss)(vector), np.float64), vector.size
-    algorithm, params = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
+    algorithm, params, _ = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
     algorithm.fitness_shaping_fn = lambda population, fitness, state, params: fitness
     algorithm.optimizer = optax.sgd(1.0)  # the step is the estimate
     state = algorithm.init(jax.random.key(0), vector, params)

@@ -84,6 +84,7 @@ NOT_HERE = {
     "background.Loop.stop": "takes nothing; tests/test_widgets.py drives it",
     "background.Loop.stop_running": "takes nothing; tests/test_widgets.py drives it",
     "background.Loop.wait": "takes nothing; tests/test_widgets.py drives it",
+    "background.Training.std": "takes nothing",
     "benchmark.make_ours": "takes the task that `benchmark` has checked",
     "benchmark.make_plain": "takes the task that `benchmark` has checked",
     "benchmark.make_reference": "takes the task that `benchmark` has checked",

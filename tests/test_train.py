@@ -458,6 +458,7 @@ BAD = {
     "population": [0, 7, -2],
     "strategy": ["cma", "", 7],
     "std": [0.0, -0.1, math.inf],
+    "std_rate": [-0.1, math.nan],
     "learning_rate": [0.0, -1.0],
     "learning_rate_end": [-0.1],
     "generations": [0],
