@@ -386,7 +386,7 @@ class Task(NamedTuple):
             luck: from `prepare`.
 
         Returns:
-            See `nca_lib.evolution.second_moments`.
+            (inputs + 1, inputs + 1) float32 for each layer, by name: second moments.
         """
         return second_moments(self.merge(params), *luck)
 
