@@ -386,7 +386,7 @@ class Task(NamedTuple):
             luck: from `prepare`.
 
         Returns:
-            (inputs + 1, inputs + 1) float32 for each layer, by name: second moments.
+            The second moments of each layer by name, (inputs + 1, inputs + 1) float32.
         """
         return second_moments(self.merge(params), *luck)
 
