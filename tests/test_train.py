@@ -391,6 +391,16 @@ def test_dead_and_exploded_populations_are_told_apart():
     check_alive(dead | {"tied": 4}, population=8, dead_loss=0.05, generation=3)  # by chance
 
 
+@pytest.mark.parametrize("sizes", [(8, 32), (12, 40), (16, 128)])
+def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
+    config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
+    task = make_task(config)
+    strategy = train.make_strategy(config, task.params)
+    std = jax.tree.leaves(strategy.std(strategy.init(jax.random.key(0), task.params)))
+    length = math.sqrt(sum(float((leaf**2).sum()) for leaf in std))
+    assert length == pytest.approx(config.std * math.sqrt(1064), rel=1e-4)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_their_histories_fit(preset):
     train.validate(PRESETS[preset])
