@@ -58,7 +58,7 @@ book: $(INSTALLED)  ## run the chapters and build the book
 	@echo "The book lies at $(CURDIR)/$(HTML)/index.html"
 
 runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how long it takes
-	$(BIN)/python .ci/retrain.py $(ARGS)
+	$(BIN)/python book/experiments/retrain.py $(ARGS)
 
 study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
 	$(BIN)/python book/experiments/study.py $(ARGS)
@@ -67,10 +67,10 @@ queue: $(INSTALLED)  ## work off the queue of trainings, at the lowest priority
 	$(BIN)/python book/experiments/work_queue.py
 
 surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
-	$(BIN)/python .ci/surrogates.py $(ARGS)
+	$(BIN)/python book/experiments/surrogates.py $(ARGS)
 
 faults: $(INSTALLED)  ## kill, damage, fill and fuzz at length; writes what appendix A2 shows
-	$(BIN)/python .ci/faults.py $(ARGS)
+	$(BIN)/python book/experiments/faults.py $(ARGS)
 
 serve:  ## serve the built book at http://localhost:8000
 	@test -e $(HTML)/index.html || { echo "Build the book first: make book" >&2; exit 1; }

@@ -176,9 +176,9 @@ class NCA(nnx.Module):
         settle: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
-        if not isinstance(channels, int) or channels < 4:
+        if not isinstance(channels, int | np.integer) or channels < 4:
             raise ValueError(f"channels must be at least 4 (RGBA), got {channels!r}")
-        if not isinstance(hidden, int) or hidden < 1:
+        if not isinstance(hidden, int | np.integer) or hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden!r}")
         if channels * hidden > LARGEST // 4:
             raise ValueError(f"too many weights: channels {channels} and hidden {hidden}")

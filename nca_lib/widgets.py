@@ -478,7 +478,7 @@ def duel(
         raise ValueError(f"seconds must be positive, got {seconds!r}")
     for config in configs.values():
         validate(config)
-    for name in ("emoji", "size", "padding", "premultiply", "num_steps", "window"):
+    for name in ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window"):
         values = [getattr(config, name) for config in configs.values()]
         if len(set(values)) > 1:
             raise ValueError(f"{name} must be the same on all sides, got {values}")

@@ -30,7 +30,7 @@ def strict_dtypes():
 
 
 def load_script(path: str):
-    """Import a file of the repository that belongs to no package, such as ".ci/steps.py"."""
+    """Import a script of the repository that belongs to no package."""
     path = Path(__file__).parents[1] / path
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -1,8 +1,9 @@
 """What a training and its files may meet: each function here tries one fault, many times over.
 
-`tests/test_faults.py` tries a few of each, `.ci/faults.py` many, and appendix A2 shows what came of
-it. A function takes how many to try, an empty folder, and a seed. It raises if anything was lost
-that had been kept, or was kept wrongly, and otherwise returns how many it has tried.
+`tests/test_faults.py` tries a few of each, `book/experiments/faults.py` many, and appendix A2 shows
+what came of it. A function takes how many to try, an empty folder, and a seed. It raises if
+anything was lost that had been kept, or was kept wrongly, and otherwise returns how many it has
+tried.
 """
 
 import contextlib

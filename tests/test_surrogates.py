@@ -16,7 +16,7 @@ SEEDS = range(3)
 @pytest.fixture(scope="module")
 def script():
     """The script that makes the table."""
-    return load_script(".ci/surrogates.py")
+    return load_script("book/experiments/surrogates.py")
 
 
 @pytest.fixture(scope="module")

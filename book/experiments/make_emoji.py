@@ -2,7 +2,7 @@
 
 Run from the root of the repository, on a machine with Debian's ``fonts-noto-color-emoji``:
 
-    python .ci/make_emoji.py [--font NotoColorEmoji.ttf] [--out nca_lib/data/emoji]
+    python book/experiments/make_emoji.py [--font NotoColorEmoji.ttf] [--out nca_lib/data/emoji]
 
 It writes one 128x128 straight-alpha PNG per emoji and ``manifest.json`` (name, file, SHA-256,
 origin, licence). The same font and the same Pillow give the same bytes. ``OFL.txt``, beside
@@ -20,7 +20,7 @@ FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SHA256 = (  # of fonts-noto-color-emoji 2.042-0+deb12u1, the version the manifest names
     "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec"
 )
-OUT = Path(__file__).resolve().parent.parent / "nca_lib" / "data" / "emoji"
+OUT = Path(__file__).resolve().parents[2] / "nca_lib" / "data" / "emoji"
 STRIKE = 109  # pixels per em of the font's only bitmap strike
 GLYPH = (136, 128)  # width and height of its bitmaps: the artwork and 4 empty columns a side
 SIDE = 128

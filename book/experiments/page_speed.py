@@ -1,4 +1,6 @@
-"""Steps per second of the live demo in headless Chromium: python .ci/speed.py
+"""Steps per second of the live demo in headless Chromium.
+
+    python book/experiments/page_speed.py
 
 Measures nca.js by itself, then the playground of the built book as it runs on the page, drawing
 included. Two CPU cores should give at least 120 steps a second for `lizard` on 48 x 48 cells and 30
@@ -18,7 +20,7 @@ from nca_lib import browser
 # run, side of the grid, seeds, least steps per second
 CASES = [("lizard", 48, 1, 120), ("lizard", 96, 4, 30), ("lizard-regenerating", 96, 4, 30)]
 WARM, STEPS = 32, 200  # steps before the clock starts, and steps that it sees
-HTML = Path(__file__).parents[1] / "_build" / "html"
+HTML = Path(__file__).parents[2] / "_build" / "html"
 
 MEASURE = """([grid, seeds, warm, steps]) => {
     const model = NCA.decode([...NCA.records.values()][0]);

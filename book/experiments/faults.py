@@ -1,6 +1,6 @@
 """Try every fault of tests/faults.py many times, and write what came of it for appendix A2.
 
-    python .ci/faults.py [--only FAULT ...] [--share 1.0]
+    python book/experiments/faults.py [--only FAULT ...] [--share 1.0]
 
 The results go to nca_lib/data/faults.json, each as soon as it is there. Where something is lost,
 the rest of that fault is not tried, and the exit status is 1.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

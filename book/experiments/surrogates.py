@@ -1,6 +1,6 @@
 """Train by gradients, with stand-ins for what has none, what chapter 7 evolves; three seeds each.
 
-    python .ci/surrogates.py [--only PRESET ...]
+    python book/experiments/surrogates.py [--only PRESET ...]
 
 Each run lasts at most as long as the shipped run of the same preset and seed, compilation included,
 and is measured as that was, without stand-ins. The results go to nca_lib/data/surrogates.csv, the
@@ -28,7 +28,7 @@ SHIPPED = {"walk": "walker", "life": "methuselah", "ifs": "lizard-of-ifs"}
 STEPS = {"walk": 1_300, "life": 1_700, "ifs": 2_800}
 METHODS = [("straight", 0.004), ("straight", 0.001), ("soft", 0.002)]  # Adam's step
 HEADER = ["preset", "surrogate", "learning_rate", "seed", "seconds", "loss"]
-FILE = Path(__file__).parents[1] / "nca_lib" / "data" / "surrogates.csv"
+FILE = Path(__file__).parents[2] / "nca_lib" / "data" / "surrogates.csv"
 
 
 class TimeIsUpError(Exception):

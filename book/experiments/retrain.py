@@ -1,6 +1,6 @@
 """Train every shipped run again, each by the command in its run.json, into runs/.
 
-    python .ci/retrain.py [NAME ...]
+    python book/experiments/retrain.py [NAME ...]
 
 Says beforehand how long that took when the shipped runs were made. Complete runs are left alone
 and broken ones go on, so it can be stopped at any time.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nca_lib.train import SHIPPED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main(names: list[str]) -> None:
