@@ -49,7 +49,8 @@ class Training:
             self.weights, self.done, self.seconds = before.weights, before.done, before.seconds
             self.history = {name: column[:] for name, column in before.history.items()}
         rest = dataclasses.replace(config, generations=config.generations - self.done)
-        self.trainer, self.evolve = train.make_trainer(self.task._replace(config=rest))
+        trained = train.make_task(config, config.surrogate)._replace(config=rest)
+        self.trainer, self.evolve = train.make_trainer(trained)
         key, self.key, key_measure = jax.random.split(jax.random.key(config.seed), 3)
         self.state, self.count = self.trainer.init(key, self.weights), 0
         self.measure, self.frames = train.make_measure(self.task), jax.jit(self.task.frames)
@@ -97,9 +98,9 @@ class Training:
         row = {"generation": self.done, "rollouts": rollouts, "seconds": self.seconds, "loss": loss}
         for name, column in self.history.items():
             column.append(row[name] if name in row else metrics[name].item())
-        empty = self.task.empty_loss()
-        if self.config.age == 0 or not loss < empty:
-            train.check_alive(metrics, self.config.population, empty, self.done)
+        dead_loss = self.task.dead_loss()
+        if self.config.age == 0 or not loss < dead_loss:
+            train.check_alive(metrics, self.config.population, dead_loss, self.done)
 
     def grow(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""

@@ -332,6 +332,13 @@ class Task(NamedTuple):
         """Measure a grid with nothing on it: what a dead population scores."""
         return float(self.measure(jnp.zeros_like(self.start)))
 
+    def dead_loss(self) -> float:
+        """What a population scores that does not find its way back; NaN if there is no such trap.
+
+        An empty grid is one. Where the goal is no picture, populations climb out of it.
+        """
+        return self.empty_loss() if self.config.goal == "target" else math.nan
+
     def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draw what all members of a generation share: where they start, and which cells fire.
 
@@ -693,8 +700,7 @@ def train(
     _check_folder(out, resume)
     losses = make_measure(task)
     measure_keys = jax.random.split(key_measure, MEASURED)
-    # A grid without a picture is a trap; where the goal is none, populations climb out of it.
-    dead_loss = task.empty_loss() if config.goal == "target" else math.nan
+    dead_loss = task.dead_loss()
     how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
     is_writer = jax.process_index() == 0  # of several processes all compute and one writes
     with Keeper(out) if is_writer else contextlib.nullcontext() as keeper:

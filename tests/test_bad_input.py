@@ -117,6 +117,7 @@ NOT_HERE = {
     "render.use_style": "takes nothing",
     "runs.list_runs": "takes nothing",
     "target.list_emoji": "takes nothing",
+    "train.Task.dead_loss": "takes nothing",
     "train.Task.look": "takes what `Task.prepare` returns",
     "train.describe_device": "takes nothing",
     "train.describe_machine": "takes nothing",

@@ -594,7 +594,22 @@ def test_the_next_piece_goes_to_the_side_that_had_less_time(monkeypatch):
     assert given.count("open_es") == 2 and given.count("backprop") == 6
 
 
+def test_a_goal_without_a_picture_is_no_death():
+    walk = {"emoji": "", "goal": "walk", "cells": "digital", "mask": "bernoulli"}
+    evolved = Training(dataclasses.replace(TINY, **walk, std=300.0, seed=2, population=32))
+    descent = {"strategy": "backprop", "surrogate": "straight", "learning_rate": 0.1}
+    descended = Training(dataclasses.replace(TINY, **walk, **descent))
+    before = descended.weights
+    for training in (evolved, descended):
+        training.advance(0)
+    assert evolved.done == 1  # though most of its members have no body left
+    leaves = map(jax.tree.leaves, (before, descended.weights))
+    assert any((a != b).any() for a, b in zip(*leaves, strict=True))
+
+
 def test_duels_are_fought_over_one_task():
+    with pytest.raises(ValueError, match="goal must be the same"):
+        widgets.duel({"a": TINY, "b": dataclasses.replace(TINY, emoji="", goal="walk")})
     with pytest.raises(ValueError, match=r"size must be the same on all sides, got \[6, 12\]"):
         widgets.duel({"a": TINY, "b": dataclasses.replace(TINY, size=12)})
 
