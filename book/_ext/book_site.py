@@ -167,6 +167,10 @@ def setup(app):
     def write_files(app, exception):
         if exception is not None or app.builder.name != "html":
             return
+        redirect = Path(app.outdir) / "index.html"  # to the front page; has no icon by itself
+        text, picture = redirect.read_text(encoding="utf-8"), Path(app.config.html_favicon).name
+        if "icon" not in text:
+            redirect.write_text(f'{text}<link rel="icon" href="_static/{picture}">', "utf-8")
         if address:
             card = Path(app.outdir) / "_static" / CARD
             draw_card(app.config.html_title).save(card, optimize=True)
