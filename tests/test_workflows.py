@@ -17,6 +17,16 @@ def scripts(path):
     return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
 
 
+def test_every_supported_python_is_tested():
+    ci = yaml.safe_load((WORKFLOWS[0].parent / "ci.yml").read_text(encoding="utf-8"))
+    cases = ci["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    assert {(case["python"], case["versions"]) for case in cases} == {
+        *((python, "tested") for python in ("3.11", "3.12", "3.13")),
+        ("3.13", "lowest"),
+        ("3.13", "newest"),
+    }
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_step_has_an_expression_in_its_script(path):
     """What others can name, a branch or a title, reaches a shell only through its environment."""
