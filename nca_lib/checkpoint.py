@@ -6,6 +6,7 @@ it has been put through.
 """
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ import secrets
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def write_atomic(
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_table(path: str | Path, rows: Iterable[Sequence]) -> None:
+    """Write a table as CSV, whole or not at all.
+
+    Args:
+        path: file to write; its folder must exist.
+        rows: of numbers and texts, the names of the columns first.
+
+    Raises:
+        OSError: the file cannot be written; the old one is as it was.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())
 
 
 def read_file(path: str | os.PathLike, limit: int) -> bytes:

@@ -864,8 +864,7 @@ def write_run(
     """
     (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
-    table = "".join(",".join(row) + "\n" for row in [HISTORY, *digits])
-    checkpoint.write_atomic(out / "history.csv", table.encode())
+    checkpoint.write_table(out / "history.csv", [HISTORY, *digits])
     checkpoint.save_weights(out / "weights.npz", params)
     states = np.asarray(task.frames(params, jax.random.key(FRESH)))
     pixels = render.upscale(render.to_rgb(states, premultiplied=task.config.premultiply), 6)

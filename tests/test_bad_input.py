@@ -109,6 +109,7 @@ NOT_HERE = {
     "evolution.Strategy.tell": "takes what `make_evolve` has",
     "evolution.Whitening": "holds what `to_weights` and `Strategy` make",
     "evolution.mix": "takes what `Strategy.tell` has",
+    "checkpoint.write_table": "takes what trainings and studies have written down",
     "evolution.second_moments": "takes what `make_evolve` has",
     "evolution.to_weights": "takes the weights that `whitened` has",
     "evolution.whiten": "takes what `Strategy.members` has",

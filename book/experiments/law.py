@@ -11,9 +11,7 @@ themselves, plain and whitened, come as rows of their own. The results go to nca
 and what they are of to law.json beside it.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
 from nca_lib import train
-from nca_lib.checkpoint import write_atomic
+from nca_lib.checkpoint import write_atomic, write_table
 from nca_lib.evolution import use_cores, whiten
 
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
@@ -125,11 +123,8 @@ def main() -> None:
         state, _ = evolve(state, jax.random.key(1), done, count)
         done += count
         rows += measure(task, strategy, state, moment, jax.random.key(2))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows([f"{x:.5g}" if isinstance(x, float) else x for x in row] for row in rows)
-    write_atomic(FOLDER / "law.csv", text.getvalue().encode())
+    digits = [[f"{x:.5g}" if isinstance(x, float) else x for x in row] for row in rows]
+    write_table(FOLDER / "law.csv", [HEADER, *digits])
     about = {"config": dataclasses.asdict(config), "clouds": CLOUDS, "keys": KEYS}
     about |= {"device": train.describe_device(), "versions": train.versions()}
     write_atomic(

@@ -14,7 +14,6 @@ import argparse
 import csv
 import dataclasses
 import functools
-import io
 import json
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from nca_lib import train
-from nca_lib.checkpoint import write_atomic
+from nca_lib.checkpoint import write_atomic, write_table
 from nca_lib.evolution import (
     AXIS,
     Strategy,
@@ -282,9 +281,7 @@ def main() -> None:
     for factor, value, seed in tqdm([name for name in wanted if name not in there]):
         for rollouts, loss in evolve_variant(STUDY[factor][value], seed):
             rows.append([factor, value, seed, rollouts, f"{loss:.6g}"])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
-        write_atomic(file, text.getvalue().encode())
+        write_table(file, [HEADER, *rows])
         tqdm.write(f"{factor} {value} seed {seed}: {rows[-1][4]}")
 
 

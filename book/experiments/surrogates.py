@@ -11,7 +11,6 @@ taken up again; delete the two files to begin anew.
 import argparse
 import csv
 import dataclasses
-import io
 import json
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nca_lib import runs, train
-from nca_lib.checkpoint import write_atomic
+from nca_lib.checkpoint import write_atomic, write_table
 from nca_lib.evolution import use_cores
 
 # The runs of seed 0; those of seeds 1 and 2 end in -1 and -2.
@@ -83,9 +82,7 @@ def main() -> None:
         limit = evolved(preset, seed).info["seconds"]
         curve = descend(preset, surrogate, rate, seed, limit)
         rows = [*read(), *([*name, f"{time:.2f}", f"{loss:.6g}"] for time, loss in curve)]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
-        write_atomic(FILE, text.getvalue().encode())
+        write_table(FILE, [HEADER, *rows])
         tqdm.write(f"{name}: best {min(loss for _, loss in curve):.3g}")
 
 
