@@ -49,8 +49,7 @@ class Training:
             self.weights, self.done, self.seconds = before.weights, before.done, before.seconds
             self.history = {name: column[:] for name, column in before.history.items()}
         rest = dataclasses.replace(config, generations=config.generations - self.done)
-        trained = train.make_task(config, config.surrogate)._replace(config=rest)
-        self.trainer, self.evolve = train.make_trainer(trained)
+        self.trainer, self.evolve = train.make_trainer(self.task._replace(config=rest))
         key, self.key, key_measure = jax.random.split(jax.random.key(config.seed), 3)
         self.state, self.count = self.trainer.init(key, self.weights), 0
         self.measure, self.frames = train.make_measure(self.task), jax.jit(self.task.frames)

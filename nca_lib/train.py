@@ -511,7 +511,7 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
     Explained in chapter 6, "The same task, twice".
 
     Args:
-        task: from `make_task`.
+        task: from `make_task`. Where its configuration names a surrogate, that is what is trained.
         chunk: see `plan_chunk`.
 
     Returns:
@@ -534,7 +534,8 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
             )
         optimizer = adam_of_directions(learning_rates(config))
         descent = Descent(optimizer, task.start, POOL if config.age else 0)
-        return descent, make_descend(descent, task)
+        trained = make_task(config, config.surrogate) if config.surrogate else task
+        return descent, make_descend(descent, trained)
     strategy, chunk = make_strategy(config, task.params), plan_chunk(config, chunk)
     return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look)
 
@@ -691,8 +692,7 @@ def train(
         RuntimeError, FloatingPointError: the population died or exploded.
     """
     task, out = make_task(config), Path(out)
-    trained = make_task(config, config.surrogate) if config.surrogate else task
-    strategy, evolve = make_trainer(trained, chunk)
+    strategy, evolve = make_trainer(task, chunk)
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(config.seed), 3)
     weights = task.params if resume else initial_weights(config, task.params)
     state = strategy.init(key_init, weights)
