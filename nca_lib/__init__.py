@@ -1,7 +1,12 @@
 """Helpers for the book on growing neural cellular automata with evolution strategies.
 
-Read the modules in this order: checkpoint, keeper, target, model, rollout, loss, evolution, render,
-backprop, beyond, train, runs, browser, background, widgets. Each imports only from those before it.
+Three rooms; imports go inwards only:
+
+- the core, here, is what chapters 1 to 6 build by hand. Read target, model, rollout, loss,
+  evolution, backprop, in this order.
+- `nca_lib.lab` is for people who train: configurations, the loop, run folders, the benchmark.
+- `nca_lib.show` is for people who look: figures, widgets, patterns in a page.
+
 Importing the package changes nothing, and what is listed here is imported when it is first asked
 for.
 """
@@ -11,16 +16,16 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "describe_machine": "train",
+    "describe_machine": "lab.machine",
     "NCA": "model",
     "perceive": "model",
     "seed_state": "model",
     "list_emoji": "target",
     "load_emoji": "target",
     "load_image": "target",
-    "list_runs": "runs",
-    "load_run": "runs",
-    "use_cores": "evolution",
+    "list_runs": "lab.runs",
+    "load_run": "lab.runs",
+    "use_cores": "lab.machine",
 }
 
 __all__ = sorted(_HOMES)

@@ -28,7 +28,7 @@ KERNELS = np.stack([IDENTITY, np.outer(DIFF, SMOOTH) / 8, np.outer(SMOOTH, DIFF)
 KERNELS = KERNELS.astype(np.float32)
 
 #: Most numbers in one array, half a gigabyte: more is a slip of the hand.
-LARGEST = 2**27
+MAX_ELEMENTS = 2**27
 
 
 def check_state(state: jax.Array, channels: int = 4, batched: bool = False) -> None:
@@ -59,12 +59,12 @@ def check_size(height: int, width: int, depth: int = 1) -> None:
         depth: what there is of each cell: channels, or steps.
 
     Raises:
-        ValueError: one is not an int of at least 1, or they make more than `LARGEST` numbers.
+        ValueError: one is not an int of at least 1, or they make more than `MAX_ELEMENTS` numbers.
     """
     sizes = height, width, depth
     whole = all(isinstance(n, int | np.integer) and n >= 1 for n in sizes)
-    if not whole or math.prod(map(int, sizes)) > LARGEST:
-        raise ValueError(f"need at least 1 x 1 cells, {LARGEST} numbers at most, got {sizes}")
+    if not whole or math.prod(map(int, sizes)) > MAX_ELEMENTS:
+        raise ValueError(f"need at least 1 x 1 cells, {MAX_ELEMENTS} numbers at most, got {sizes}")
 
 
 def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
@@ -149,13 +149,13 @@ class NCA(nnx.Module):
             float32. On a CPU "tf32" is float32. See
             appendix A1, "Fewer bits".
         activation: of the hidden layer.
-        settle: what becomes of a cell's numbers after each update; nothing by default. Cells that
-            do not fire pass through it as well. See chapter 7, "Cells made of ifs".
+        post_step: what becomes of a cell's numbers after each update; nothing by default. Cells
+            that do not fire pass through it as well. See chapter 7, "Cells made of ifs".
         rngs: source of the initial weights of the hidden layer (LeCun normal).
 
     Raises:
-        ValueError: channels under 4, hidden under 1, more weights than `LARGEST`, or an unknown
-            precision.
+        ValueError: channels under 4, hidden under 1, more weights than `MAX_ELEMENTS`, or an
+            unknown precision.
 
     Example:
         >>> model = NCA(channels=8, hidden=32, rngs=nnx.Rngs(0))
@@ -173,14 +173,14 @@ class NCA(nnx.Module):
         alive_threshold: float = 0.1,
         precision: str = "float32",
         activation: Callable[[jax.Array], jax.Array] = nnx.relu,
-        settle: Callable[[jax.Array], jax.Array] = lambda state: state,
+        post_step: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
         if not isinstance(channels, int | np.integer) or channels < 4:
             raise ValueError(f"channels must be at least 4 (RGBA), got {channels!r}")
         if not isinstance(hidden, int | np.integer) or hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden!r}")
-        if channels * hidden > LARGEST // 4:
+        if channels * hidden > MAX_ELEMENTS // 4:
             raise ValueError(f"too many weights: channels {channels} and hidden {hidden}")
         if precision not in (*PRECISIONS,):
             raise ValueError(f"precision must be one of {(*PRECISIONS,)}, got {precision!r}")
@@ -192,7 +192,7 @@ class NCA(nnx.Module):
         self.step_size = step_size
         self.alive_threshold = alive_threshold
         self.activation = activation
-        self.settle = settle
+        self.post_step = post_step
 
     def update(self, perception: jax.Array) -> jax.Array:
         """Compute what a cell adds to itself: perception (..., 3C) -> (..., C), both float32.
@@ -245,7 +245,7 @@ class NCA(nnx.Module):
             update = self.update(perception.reshape(len(cells), -1)[fire])  # (N, C)
             cells = cells.at[fire].add(update, indices_are_sorted=True, unique_indices=True)
             state = cells.reshape(state.shape)
-        state = self.settle(state)
+        state = self.post_step(state)
         alive &= living_mask(state, self.alive_threshold)  # alive before and after
         return jnp.where(alive, state, 0.0)
 
@@ -264,7 +264,7 @@ def seed_state(height: int, width: int, channels: int) -> jax.Array:
         (H, W, C) float32, zero but for alpha at (H // 2, W // 2).
 
     Raises:
-        ValueError: a size is under 1, channels under 4, or the state larger than `LARGEST`.
+        ValueError: a size is under 1, channels under 4, or the state larger than `MAX_ELEMENTS`.
     """
     check_size(height, width, channels)
     if channels < 4:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nca_lib.model import LARGEST, NCA, check_size, check_state
+from nca_lib.model import MAX_ELEMENTS, NCA, check_size, check_state
 
 MASKS = ("paired", "bernoulli")
 
@@ -37,7 +37,7 @@ def fire_schedule(
 
     Raises:
         ValueError: num_steps negative, unknown mask, "paired" on an odd number of cells, or a
-            schedule larger than `nca_lib.model.LARGEST`.
+            schedule larger than `nca_lib.model.MAX_ELEMENTS`.
     """
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be an int of at least 0, got {num_steps!r}")
@@ -215,10 +215,10 @@ def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
 
     Raises:
         ValueError: the state has another shape, the fires are of another grid, or the record would
-            be larger than `nca_lib.model.LARGEST`.
+            be larger than `nca_lib.model.MAX_ELEMENTS`.
     """
     check_fires(state, fires)
-    if (len(fires) + 1) * state.size > LARGEST:
+    if (len(fires) + 1) * state.size > MAX_ELEMENTS:
         raise ValueError(f"{len(fires)} steps of {state.shape} are too many to be kept")
 
     def step(state, fire):
@@ -243,7 +243,7 @@ def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Arra
         (H, W) bool.
 
     Raises:
-        ValueError: a size is under 1, or the grid larger than `nca_lib.model.LARGEST`.
+        ValueError: a size is under 1, or the grid larger than `nca_lib.model.MAX_ELEMENTS`.
     """
     check_size(height, width)
     rows = jnp.arange(0.5, height)[:, None] - height / 2  # of the middle of each cell
@@ -267,7 +267,7 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> j
         (H, W) bool.
 
     Raises:
-        ValueError: a size is under 1, or the grid larger than `nca_lib.model.LARGEST`.
+        ValueError: a size is under 1, or the grid larger than `nca_lib.model.MAX_ELEMENTS`.
     """
     check_size(height, width)
     rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)

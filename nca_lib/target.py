@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from platformdirs import user_cache_dir
 
-from nca_lib.checkpoint import read_file, write_atomic
+from nca_lib.lab.checkpoint import read_file, write_atomic
 
 # A tag, not a branch: the same emoji is the same picture next year.
 NOTO_VERSION = "v2.047"

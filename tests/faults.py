@@ -26,9 +26,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from nca_lib import checkpoint, evolution, keeper, train
 from nca_lib.keeper import STALE, Keeper
+
+from nca_lib import evolution, train
+from nca_lib.lab import checkpoint
+from nca_lib.lab.loop import log_points
+from nca_lib.lab.runs import begin, continue_from
+from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
 
 HERE = Path(__file__).parent
 TINY = dataclasses.replace(
@@ -67,7 +71,7 @@ def check_progress(folder: Path, config: train.Config, least: int) -> int:
     _, meta = newest(folder)
     reached = meta["generation"]
     demand(reached >= least, f"generation {least} was kept, now there is {reached}")
-    expected = [point for point in train.log_points(config, 0) if point <= reached]
+    expected = [point for point in log_points(config, 0) if point <= reached]
     demand([row[0] for row in meta["history"]] == expected, "the history has a gap")
     demand([row[2] for row in meta["history"]] == sorted(row[2] for row in meta["history"]))
     return reached
@@ -167,8 +171,8 @@ def kill(number: int, folder: Path, seed: int) -> int:
 
 def uninterrupted(config: train.Config, generations: int) -> list[np.ndarray]:
     """The state that a run without any break has after so many generations."""
-    task = train.make_task(config)
-    strategy, evolve = train.make_trainer(task)
+    task = make_task(config)
+    strategy, evolve = make_trainer(task)
     key_init, key_evolve, _ = jax.random.split(jax.random.key(config.seed), 3)
     state, _ = evolve(strategy.init(key_init, task.params), key_evolve, 0, generations)
     return jax.tree.leaves(state)
@@ -349,13 +353,13 @@ def forged(number: int, folder: Path, seed: int) -> int:
             found, meta = checkpoint.load(path, tree)
             demand(found["mean"].shape == (20,) and found["mean"].dtype == np.float32)
             with contextlib.suppress(ValueError):
-                train.continue_from(meta, train.begin(_task()))
+                continue_from(meta, begin(_task()))
     return number
 
 
 @functools.cache
-def _task() -> train.Task:
-    return train.make_task(TINY)
+def _task() -> Task:
+    return make_task(TINY)
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -480,7 +484,7 @@ def poisoned(number: int, folder: Path, seed: int) -> int:
     task = _task()
     for name in ("open_es", "pgpe", "whitened"):
         config = dataclasses.replace(TINY, strategy=name)
-        strategy = train.make_strategy(config, task.params)
+        strategy = make_strategy(config, task.params)
 
         def prepare(mean, key):
             share, kind, _ = jax.random.uniform(key, (3,))
@@ -560,7 +564,7 @@ def soak(number: int, folder: Path, seed: int) -> int:
 
     quietly(train.train, config, folder / "run", checkpoint_seconds=1, callback=callback)
     demand(check_progress(folder / "run", config, number) == number)
-    points = train.log_points(config, 0)
+    points = log_points(config, 0)
     demand([row[0] for row in resident] == points)
     lines = (folder / "run" / "history.csv").read_text().splitlines()
     demand([int(line.split(",")[0]) for line in lines[1:]] == points, "history.csv")

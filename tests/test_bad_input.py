@@ -39,23 +39,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from test_api import OBJECTS
 
-from nca_lib import (
-    backprop,
-    benchmark,
-    beyond,
-    browser,
-    checkpoint,
-    evolution,
-    loss,
-    model,
-    render,
-    rollout,
-    runs,
-    target,
-    train,
-    widgets,
-)
-from nca_lib.background import Loop, Training, command_line
+from nca_lib import backprop, beyond, evolution, loss, model, rollout, target, train
+from nca_lib.lab import benchmark, checkpoint, images, runs
+from nca_lib.show import figures, widgets
+from nca_lib.show.session import Loop, Training, command_line
 from nca_lib.train import PRESETS, Config
 
 LONG = os.environ.get("NCA_FAULTS") == "long"
@@ -115,7 +102,7 @@ NOT_HERE = {
     "evolution.whiten": "takes what `Strategy.members` has",
     "evolution.whitener": "takes what `second_moments` returns; NaN in tests/test_evolution.py",
     "evolution.evaluate_share": "runs inside of the loop that `make_evolve` has checked",
-    "render.use_style": "takes nothing",
+    "figures.use_style": "takes nothing",
     "runs.list_runs": "takes nothing",
     "target.list_emoji": "takes nothing",
     "train.Task.dead_loss": "takes nothing",
@@ -249,7 +236,7 @@ def test_other_kernels_are_refused(shape):
     "rollout.half",
     "rollout.disc",
     "rollout.fire_schedule",
-    "render.checkerboard",
+    "images.checkerboard",
     "beyond.place",
 )
 @given(NOT_COUNTS | HUGE, st.integers(0, 1))
@@ -267,7 +254,7 @@ def test_sizes_that_no_grid_has_are_refused(size, at):
         with refuses(size):
             make(*sizes)
     with refuses():
-        render.checkerboard(*sizes)
+        images.checkerboard(*sizes)
     with refuses(size):
         beyond.place(np.zeros((2, 2), np.float32), size)
 
@@ -278,7 +265,7 @@ def test_shapes_of_seeds_and_masks(height, width, channels):
     assert seed.shape == (height, width, channels) and seed.dtype == jnp.float32
     for mark in (rollout.half(4, 6, 0.3), rollout.disc(4, 6, 1, 2, 3)):
         assert mark.shape == (4, 6) and mark.dtype == bool
-    checks = render.checkerboard(height, width, channels)
+    checks = images.checkerboard(height, width, channels)
     assert checks.shape == (height, width, 3) and {*np.unique(checks)} <= {np.float32(0.8), 1}
 
 
@@ -662,39 +649,39 @@ NOT_PICTURES = st.one_of(
 )
 
 
-@covers("render.to_rgb", "render.to_rgba")
+@covers("images.to_rgb", "images.to_rgba")
 @given(STATES, st.booleans())
 def test_any_state_has_a_picture(state, premultiplied):
-    for convert, channels in ((render.to_rgb, 3), (render.to_rgba, 4)):
+    for convert, channels in ((images.to_rgb, 3), (images.to_rgba, 4)):
         pixels = convert(state, premultiplied=premultiplied)
         assert pixels.dtype == np.uint8 and pixels.shape == (*state.shape[:-1], channels)
     white = np.nan_to_num(state[..., -1].astype(float)) <= 0
     if premultiplied is False:
-        assert (render.to_rgb(state, premultiplied=False)[white] == 255).all()
+        assert (images.to_rgb(state, premultiplied=False)[white] == 255).all()
 
 
 @given(NOT_PICTURES)
 def test_what_is_no_picture_is_refused(state):
     for call in (
-        render.to_rgb,
-        render.to_rgba,
-        render.plot_channels,
-        lambda x: render.upscale(x, 2),
-        render.contact_sheet,
-        lambda x: render.save_png("x.png", x),
-        lambda x: render.save_clip("x.webp", x),
-        lambda x: render.show_images(x, "alt"),
-        lambda x: render.show_clip(x, "alt"),
+        images.to_rgb,
+        images.to_rgba,
+        figures.plot_channels,
+        lambda x: images.upscale(x, 2),
+        images.contact_sheet,
+        lambda x: images.save_png("x.png", x),
+        lambda x: images.save_clip("x.webp", x),
+        lambda x: figures.show_images(x, "alt"),
+        lambda x: figures.show_clip(x, "alt"),
     ):
         with refuses():
             call(state)
 
 
-@covers("render.plot_channels")
+@covers("figures.plot_channels")
 @few
 @given(STATES.filter(lambda state: state.ndim == 3))
 def test_any_state_has_a_figure_of_channels(state):
-    figure = render.plot_channels(state)
+    figure = figures.plot_channels(state)
     figure.canvas.draw()
 
 
@@ -703,24 +690,24 @@ def test_any_state_has_a_figure_of_channels(state):
 def test_backgrounds_that_are_none_are_refused(background):
     assume(getattr(background, "shape", None) not in ((3,), (2, 2, 3)))  # black is a colour
     with refuses():
-        render.to_rgb(np.zeros((2, 2, 4)), background)
+        images.to_rgb(np.zeros((2, 2, 4)), background)
 
 
 PIXELS = hnp.arrays(np.uint8, st.tuples(SIDES, SIDES, st.sampled_from([3, 4])))
 
 
-@covers("render.upscale", "render.contact_sheet")
+@covers("images.upscale", "images.contact_sheet")
 @given(PIXELS, NOT_COUNTS | HUGE)
 @example(np.zeros((1, 1, 3), np.uint8), 10**9)
 def test_pictures_larger_than_memory_are_refused(pixels, number):
     with refuses():
-        render.upscale(pixels, number)
+        images.upscale(pixels, number)
     with refuses():
-        render.contact_sheet(pixels[None], columns=number if number is not None else 0)
+        images.contact_sheet(pixels[None], columns=number if number is not None else 0)
     if number != 0 or not isinstance(number, int):
         with refuses():
-            render.contact_sheet(pixels[None], gap=number)
-    assert render.upscale(pixels, 2).shape == (
+            images.contact_sheet(pixels[None], gap=number)
+    assert images.upscale(pixels, 2).shape == (
         2 * len(pixels),
         2 * pixels.shape[1],
         pixels.shape[2],
@@ -730,7 +717,7 @@ def test_pictures_larger_than_memory_are_refused(pixels, number):
 @given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 9))
 def test_contact_sheets_have_the_size_that_is_told(number, columns, gap):
     rows = math.ceil(number / columns)
-    sheet = render.contact_sheet(np.zeros((number, 3, 2, 4), np.uint8), columns, gap)
+    sheet = images.contact_sheet(np.zeros((number, 3, 2, 4), np.uint8), columns, gap)
     assert sheet.shape == (rows * (3 + gap) - gap, columns * (2 + gap) - gap, 4)
 
 
@@ -740,31 +727,31 @@ BAD_PATHS = NOT_NUMBERS.filter(lambda path: path not in (".png",)) | st.sampled_
 NOT_TEXTS = st.sampled_from(["", "  ", None, 5, [], ["a", "b"], [5], [""]])
 
 
-@covers("render.save_png", "render.save_clip", "render.show_images", "render.show_clip")
+@covers("images.save_png", "images.save_clip", "figures.show_images", "figures.show_clip")
 @given(BAD_PATHS, NOT_TEXTS, NOT_COUNTS | st.just(61.0))
 def test_clips_that_cannot_be_are_refused(path, alt, number):
     pixels = np.zeros((2, 2, 2, 3), np.uint8)
     with refuses(names=["path"]):
-        render.save_png(path, pixels[0])
+        images.save_png(path, pixels[0])
     with refuses(names=["path"]):
-        render.save_clip(path, pixels)
+        images.save_clip(path, pixels)
     with refuses(names=["alt|titles"]):
-        render.show_images(pixels[:1], alt)
+        figures.show_images(pixels[:1], alt)
     with refuses(names=["alt"]):
-        render.show_clip(pixels, alt)
+        figures.show_clip(pixels, alt)
     with refuses(names=["titles"]):  # which may be empty
         titles = [*"ab"] if alt in (None, [""]) else alt
-        render.show_images(pixels[:1], "alt", titles=titles)
+        figures.show_images(pixels[:1], "alt", titles=titles)
     with refuses(names=["zoom|height"]):
-        render.show_clip(pixels, "alt", zoom=number if number != 61 else 0)
+        figures.show_clip(pixels, "alt", zoom=number if number != 61 else 0)
     with refuses(names=["height"]):
-        render.show_images(pixels, "alt", height=number if number != 61 else 0)
+        figures.show_images(pixels, "alt", height=number if number != 61 else 0)
     if not isinstance(number, float) or not 1 <= number <= 60:
         with refuses(names=["fps"]):
-            render.save_clip("x.webp", pixels, fps=number)
+            images.save_clip("x.webp", pixels, fps=number)
 
 
-@covers("render.plot_losses")
+@covers("figures.plot_losses")
 @given(
     NOT_NUMBERS
     | st.dictionaries(
@@ -778,7 +765,7 @@ def test_clips_that_cannot_be_are_refused(path, alt, number):
 )
 def test_histories_that_cannot_be_drawn_are_refused(histories):
     with refuses():
-        render.plot_losses(histories)
+        figures.plot_losses(histories)
 
 
 # Configurations
@@ -808,7 +795,7 @@ def test_configurations_fit_in_memory_or_are_refused(preset, fields):
         return
     side, C = config.size + 2 * config.padding, config.channels
     assert 4 * side**2 * C <= 2**30 and 4 * 4 * C * config.hidden <= 2**30
-    assert (config.num_steps + 1) * side**2 * 3 * 36 <= render.MAX_PIXELS  # the final clip
+    assert (config.num_steps + 1) * side**2 * 3 * 36 <= images.MAX_PIXELS  # the final clip
     assert train.memory_needed(config, 1) > 0
     assert len(train.log_points(config, 0)) <= 4_000
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nca_lib import load_run, train
-from nca_lib.beyond import (
+from nca_lib.lab.goals import (
     LIFE_STEPS,
     SLOPES,
     SURROGATES,
@@ -19,8 +19,9 @@ from nca_lib.beyond import (
     methuselah,
     place,
 )
+from nca_lib.lab.task import make_task
 from nca_lib.rollout import record
-from nca_lib.train import PRESETS, make_task
+from nca_lib.train import PRESETS
 
 
 def body_of(rows):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from test_train import TINY
 
-from nca_lib import checkpoint
-from nca_lib.train import PRESETS, make_task, train
+from nca_lib.lab import checkpoint
+from nca_lib.lab.task import make_task
+from nca_lib.train import PRESETS, train
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.int32(4), jnp.float32(jnp.nan))}
 META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import other_lock
-
-from nca_lib import checkpoint, keeper
 from nca_lib.keeper import STALE, Keeper
+
+from nca_lib.lab import checkpoint
 
 TREE = {"mean": np.arange(3.0)}
 

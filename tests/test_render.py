@@ -1,4 +1,4 @@
-"""Tests of nca_lib.render: pixels against hand calculation, files against what decodes."""
+"""Tests of nca_lib.show.figures: pixels against hand calculation, files against what decodes."""
 
 import base64
 import io
@@ -18,9 +18,10 @@ from matplotlib.scale import LogScale, register_scale
 from nbclient import NotebookClient
 from PIL import Image, ImageSequence
 
-from nca_lib import checkpoint, render
+from nca_lib.lab import checkpoint, images
+from nca_lib.show import figures
 
-STYLE = matplotlib.rc_params_from_file(render.STYLE, use_default_template=False)
+STYLE = matplotlib.rc_params_from_file(figures.STYLE, use_default_template=False)
 
 
 def random_frames(number=5, height=6, width=7, channels=3, seed=0):
@@ -72,14 +73,14 @@ def test_to_rgb_composites_premultiplied_colour():
     # (0.2, 0.1, 0) at half alpha over (1, 0.4, 0): 0.2 + 0.5, 0.1 + 0.2, 0.
     pixel = np.float32([[[9.0, -9.0, 0.2, 0.1, 0.0, 0.5]]])
     np.testing.assert_array_equal(
-        render.to_rgb(pixel, (1.0, 0.4, 0.0)), [[[round(0.7 * 255), round(0.3 * 255), 0]]]
+        images.to_rgb(pixel, (1.0, 0.4, 0.0)), [[[round(0.7 * 255), round(0.3 * 255), 0]]]
     )
 
 
 def test_to_rgb_composites_straight_colour():
     # (0.8, 0.4, 1) at alpha 0.25 over black: a quarter of each.
     pixel = np.float32([[[0.8, 0.4, 1.0, 0.25]]])
-    rgb = render.to_rgb(pixel, (0, 0, 0), premultiplied=False)
+    rgb = images.to_rgb(pixel, (0, 0, 0), premultiplied=False)
     np.testing.assert_array_equal(rgb, [[[51, round(25.5), round(63.75)]]])
 
 
@@ -87,25 +88,25 @@ def test_to_rgba_undoes_premultiplication():
     straight = np.float32([[[1.0, 0.4, 0.0, 0.5]]])
     premultiplied = straight * [1, 1, 1, 0] * straight[..., 3:] + straight * [0, 0, 0, 1]
     expected = [[[255, 102, 0, 128]]]
-    np.testing.assert_array_equal(render.to_rgba(premultiplied), expected)
-    np.testing.assert_array_equal(render.to_rgba(straight, premultiplied=False), expected)
+    np.testing.assert_array_equal(images.to_rgba(premultiplied), expected)
+    np.testing.assert_array_equal(images.to_rgba(straight, premultiplied=False), expected)
 
 
 def test_rgba_laid_over_white_is_rgb():
     rng = np.random.default_rng(1)
     state = rng.uniform(0, 1, (8, 8, 4)).astype(np.float32)
     state[..., :3] *= state[..., 3:]
-    image = Image.fromarray(render.to_rgba(state))
+    image = Image.fromarray(images.to_rgba(state))
     white = Image.new("RGBA", image.size, "white")
     over = np.asarray(Image.alpha_composite(white, image))[..., :3].astype(int)
-    assert np.abs(over - render.to_rgb(state)).max() <= 2  # two roundings to 8 bits
+    assert np.abs(over - images.to_rgb(state)).max() <= 2  # two roundings to 8 bits
 
 
 def test_leading_axes_and_jax_arrays():
     state = jnp.full((2, 3, 5, 4, 16), 0.5, jnp.float32)
-    assert render.to_rgba(state).shape == (2, 3, 5, 4, 4)
-    assert render.to_rgb(state).shape == (2, 3, 5, 4, 3)
-    assert render.to_rgb(state).dtype == render.to_rgba(state).dtype == np.uint8
+    assert images.to_rgba(state).shape == (2, 3, 5, 4, 4)
+    assert images.to_rgb(state).shape == (2, 3, 5, 4, 3)
+    assert images.to_rgb(state).dtype == images.to_rgba(state).dtype == np.uint8
 
 
 @pytest.mark.parametrize("premultiplied", [True, False])
@@ -116,8 +117,8 @@ def test_wild_values_render_without_warning(premultiplied):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rgba = render.to_rgba(state, premultiplied)
-        rgb = render.to_rgb(state, (1, 1, 1), premultiplied)
+        rgba = images.to_rgba(state, premultiplied)
+        rgb = images.to_rgb(state, (1, 1, 1), premultiplied)
     np.testing.assert_array_equal(rgba[0, :2], [[0, 0, 0, 0], [255, 0, 255, 255]])
     np.testing.assert_array_equal(rgb[0], [[255] * 3, [255, 0, 255], [255] * 3, [255] * 3])
     assert rgba[0, 2:, 3].tolist() == [0, 0]
@@ -125,25 +126,25 @@ def test_wild_values_render_without_warning(premultiplied):
 
 def test_the_state_is_left_alone():
     state = np.full((2, 2, 4), 3.0, np.float32)
-    render.to_rgb(state, premultiplied=False)
-    render.to_rgba(state)
+    images.to_rgb(state, premultiplied=False)
+    images.to_rgba(state)
     assert (state == 3.0).all()
 
 
 def test_checkerboard_shows_where_it_is_transparent():
-    board = render.checkerboard(4, 6, cell=2)
+    board = images.checkerboard(4, 6, cell=2)
     light, dark = 255, 204
     expected = np.array(
         [[light, light, dark, dark, light, light]] * 2
         + [[dark, dark, light, light, dark, dark]] * 2
     )
-    np.testing.assert_array_equal(render.to_rgb(np.zeros((4, 6, 4)), board)[..., 1], expected)
+    np.testing.assert_array_equal(images.to_rgb(np.zeros((4, 6, 4)), board)[..., 1], expected)
     opaque = np.ones((4, 6, 4), np.float32) * [0, 0, 0, 1]
-    assert not render.to_rgb(opaque, board).any()
+    assert not images.to_rgb(opaque, board).any()
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 4), (0, 8, 4)])
-@pytest.mark.parametrize("convert", [render.to_rgb, render.to_rgba])
+@pytest.mark.parametrize("convert", [images.to_rgb, images.to_rgba])
 def test_states_of_a_wrong_shape(convert, shape):
     with pytest.raises(ValueError, match=re.escape(str(shape)) + ".*at least 4 channels"):
         convert(np.zeros(shape, np.float32))
@@ -154,7 +155,7 @@ def test_states_of_a_wrong_shape(convert, shape):
 )
 def test_wrong_backgrounds(background):
     with pytest.raises(ValueError, match=r"background .*expected"):
-        render.to_rgb(np.zeros((5, 4, 4), np.float32), background)
+        images.to_rgb(np.zeros((5, 4, 4), np.float32), background)
 
 
 # --- pixels to pixels -------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def test_wrong_backgrounds(background):
 
 def test_upscale_repeats_each_pixel():
     frames = random_frames()
-    large = render.upscale(frames, 3)
+    large = images.upscale(frames, 3)
     assert large.shape == (5, 18, 21, 3)
     for dy in range(3):
         for dx in range(3):
@@ -172,12 +173,12 @@ def test_upscale_repeats_each_pixel():
 @pytest.mark.parametrize("zoom", [0, -1, 1.5, "2"])
 def test_upscale_wants_whole_factors(zoom):
     with pytest.raises(ValueError, match=f"zoom is {zoom!r}"):
-        render.upscale(random_frames(), zoom)
+        images.upscale(random_frames(), zoom)
 
 
 def test_contact_sheet_geometry():
     images = random_frames(5, 6, 7)
-    sheet = render.contact_sheet(images, columns=3, gap=2)
+    sheet = images.contact_sheet(images, columns=3, gap=2)
     assert sheet.shape == (2 * 8 - 2, 3 * 9 - 2, 3)
     seen = np.zeros(sheet.shape[:2], bool)
     for i, image in enumerate(images):
@@ -189,14 +190,14 @@ def test_contact_sheet_geometry():
 
 def test_contact_sheet_of_clips_is_a_clip_of_sheets():
     clips = random_frames(12, channels=4).reshape(3, 4, 6, 7, 4)
-    sheets = render.contact_sheet(clips, gap=0)
+    sheets = images.contact_sheet(clips, gap=0)
     assert sheets.shape == (3, 12, 14, 4)
     for sheet, images in zip(sheets, clips, strict=True):
-        np.testing.assert_array_equal(sheet, render.contact_sheet(images, columns=2, gap=0))
+        np.testing.assert_array_equal(sheet, images.contact_sheet(images, columns=2, gap=0))
 
 
 def test_contact_sheet_gap_is_transparent_in_rgba():
-    sheet = render.contact_sheet(np.full((2, 3, 3, 4), 9, np.uint8), columns=2, gap=1)
+    sheet = images.contact_sheet(np.full((2, 3, 3, 4), 9, np.uint8), columns=2, gap=1)
     assert sheet.shape == (3, 7, 4)
     assert not sheet[:, 3].any()
 
@@ -214,7 +215,7 @@ def test_contact_sheet_gap_is_transparent_in_rgba():
 )
 def test_contact_sheet_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        render.contact_sheet(**{"images": random_frames()} | arguments)
+        images.contact_sheet(**{"images": random_frames()} | arguments)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ def test_contact_sheet_errors(arguments, message):
 def test_clip_round_trip(tmp_path, extension):
     frames = random_frames()
     path = tmp_path / f"growth.{extension}"
-    render.save_clip(path, frames, fps=25, hold=0.5)
+    images.save_clip(path, frames, fps=25, hold=0.5)
     decoded, durations, info = decode(path.read_bytes())
     np.testing.assert_array_equal(decoded, frames)
     assert durations == [40, 40, 40, 40, 540]
@@ -235,7 +236,7 @@ def test_clip_round_trip(tmp_path, extension):
 def test_transparent_clip_round_trip(tmp_path, extension):
     frames = random_frames(channels=4)
     frames[..., 3] |= 1  # colour under an alpha of 0 may be dropped
-    render.save_clip(tmp_path / f"growth.{extension}", frames)
+    images.save_clip(tmp_path / f"growth.{extension}", frames)
     decoded, _, _ = decode((tmp_path / f"growth.{extension}").read_bytes(), "RGBA")
     np.testing.assert_array_equal(decoded, frames)
 
@@ -245,7 +246,7 @@ def test_transparent_frames_do_not_pile_up(tmp_path):
     frames = np.zeros((2, 4, 4, 4), np.uint8)
     frames[0, 0, 0] = frames[1, 3, 3] = 255
     for name in ("a.webp", "a.png"):
-        render.save_clip(tmp_path / name, frames)
+        images.save_clip(tmp_path / name, frames)
         decoded, _, _ = decode((tmp_path / name).read_bytes(), "RGBA")
         np.testing.assert_array_equal(decoded[..., 3], frames[..., 3])
 
@@ -254,7 +255,7 @@ def test_png_round_trip_replaces_the_old_file(tmp_path):
     path = tmp_path / "final.png"
     for channels in (3, 4):
         image = random_frames(channels=channels)[0]
-        render.save_png(path, image)
+        images.save_png(path, image)
         with Image.open(path) as saved:
             np.testing.assert_array_equal(np.asarray(saved), image)
     assert list(tmp_path.iterdir()) == [path]
@@ -263,16 +264,16 @@ def test_png_round_trip_replaces_the_old_file(tmp_path):
 @pytest.mark.parametrize("failing", ["write", "replace"])
 def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch, failing):
     path = tmp_path / "growth.webp"
-    render.save_clip(path, random_frames(seed=0))
+    images.save_clip(path, random_frames(seed=0))
     before = path.read_bytes()
 
     def fail(*arguments):
         raise OSError("no space left on device")
 
-    target = (checkpoint.os, "fsync") if failing == "write" else (render.Path, "replace")
+    target = (checkpoint.os, "fsync") if failing == "write" else (figures.Path, "replace")
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
         patch.setattr(*target, fail)
-        render.save_clip(path, random_frames(seed=1))
+        images.save_clip(path, random_frames(seed=1))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -293,15 +294,15 @@ def test_a_failed_save_leaves_the_old_file_alone(tmp_path, monkeypatch, failing)
 )
 def test_save_clip_errors(tmp_path, name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        render.save_clip(tmp_path / name, **{"frames": random_frames()} | arguments)
+        images.save_clip(tmp_path / name, **{"frames": random_frames()} | arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_save_png_errors(tmp_path):
     with pytest.raises(ValueError, match=r"final\.jpg.*\.png"):
-        render.save_png(tmp_path / "final.jpg", random_frames()[0])
+        images.save_png(tmp_path / "final.jpg", random_frames()[0])
     with pytest.raises(ValueError, match=r"\(5, 6, 7, 3\), expected \(H, W, 3 or 4\)"):
-        render.save_png(tmp_path / "final.png", random_frames())
+        images.save_png(tmp_path / "final.png", random_frames())
 
 
 # --- pages ------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def test_save_png_errors(tmp_path):
 
 def test_show_clip_moves_or_stands_still():
     frames = random_frames()
-    page = Elements(render.show_clip(frames, "a lizard grows", zoom=4).data)
+    page = Elements(figures.show_clip(frames, "a lizard grows", zoom=4).data)
     (source,) = page.all("source")
     moving, paused = page.all("img")
     assert source["media"] == "(prefers-reduced-motion: reduce)"
@@ -328,21 +329,21 @@ def test_show_clip_moves_or_stands_still():
 
 
 def test_show_clip_pauses_without_scripts_and_without_ids():
-    source = render.show_clip(random_frames(), "a lizard grows").data
+    source = figures.show_clip(random_frames(), "a lizard grows").data
     page = Elements(source)
     order = [tag for tag, _ in page.found]
     assert order == ["figure", "style", "label", "input", "span", "picture", "source", "img", "img"]
     assert page.all("input")[0]["type"] == "checkbox"
     assert not any("id" in attributes or "for" in attributes for _, attributes in page.found)
     assert "input:checked~picture" in source  # the rule that the order above serves
-    assert source == render.show_clip(random_frames(), "a lizard grows").data
+    assert source == figures.show_clip(random_frames(), "a lizard grows").data
 
 
 def test_texts_are_escaped():
     text = '"><script>alert(1)</script>&'
     for shown in (
-        render.show_clip(random_frames(), text, title=text),
-        render.show_images(random_frames(1), text, titles=[text]),
+        figures.show_clip(random_frames(), text, title=text),
+        figures.show_images(random_frames(1), text, titles=[text]),
     ):
         page = Elements(shown.data)
         assert all(image["alt"] == text for image in page.all("img"))
@@ -352,7 +353,7 @@ def test_texts_are_escaped():
 
 def test_show_images_of_several_sizes():
     images = [random_frames(1, 4, 8)[0], random_frames(1, 10, 5, channels=4)[0]]
-    page = Elements(render.show_images(images, ["wide", "tall"], height=40).data)
+    page = Elements(figures.show_images(images, ["wide", "tall"], height=40).data)
     shown = page.all("img")
     assert [(i["alt"], i["width"], i["height"]) for i in shown] == [
         ("wide", "80", "40"),
@@ -364,16 +365,16 @@ def test_show_images_of_several_sizes():
 
 
 def test_show_images_numbers_a_common_alt():
-    page = Elements(render.show_images(random_frames(3), "lizard").data)
+    page = Elements(figures.show_images(random_frames(3), "lizard").data)
     assert [i["alt"] for i in page.all("img")] == [f"lizard ({i} of 3)" for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("alt", ["", "  ", None])
 def test_alt_is_mandatory(alt):
     with pytest.raises(ValueError, match="alt is"):
-        render.show_clip(random_frames(), alt)
+        figures.show_clip(random_frames(), alt)
     with pytest.raises(ValueError, match="alt is"):
-        render.show_images(random_frames(1), [alt])
+        figures.show_images(random_frames(1), [alt])
 
 
 @pytest.mark.parametrize(
@@ -388,7 +389,7 @@ def test_alt_is_mandatory(alt):
 )
 def test_show_images_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        render.show_images(**{"images": random_frames(), "alt": "lizard"} | arguments)
+        figures.show_images(**{"images": random_frames(), "alt": "lizard"} | arguments)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +402,7 @@ def test_show_images_errors(arguments, message):
 )
 def test_show_clip_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        render.show_clip(**{"frames": random_frames(), "alt": "lizard"} | arguments)
+        figures.show_clip(**{"frames": random_frames(), "alt": "lizard"} | arguments)
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ def test_figures_are_cards_that_read_on_light_and_dark_pages():
     for card in ("figure.facecolor", "axes.facecolor"):
         for text in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color"):
             assert contrast(STYLE[text], STYLE[card]) >= 4.5
-        for line in render.PALETTE:
+        for line in figures.PALETTE:
             assert contrast(line, STYLE[card]) >= 3
 
 
@@ -439,7 +440,7 @@ def test_figures_are_cards_that_read_on_light_and_dark_pages():
 def book_style():
     """The look of the book, until the test is over."""
     with plt.rc_context():
-        render.use_style()
+        figures.use_style()
         yield
     with warnings.catch_warnings():  # matplotlib's own scale names the parameter that it gave up
         warnings.simplefilter("ignore", PendingDeprecationWarning)
@@ -469,9 +470,9 @@ def test_logarithmic_axes_have_numbers_without_raised_exponents(book_style, low,
 
 def test_a_notebook_s_figures_are_sharp_and_reproducible():
     draw = "_, (a, b) = plt.subplots(1, 2); a.imshow([[1, 2, 3, 4]] * 3); b.loglog([1, 2], [3, 4]);"
-    show = "render.plot_losses({'a': {'rollouts': [1, 2], 'loss': [2.0, 1.0]}})"
+    show = "figures.plot_losses({'a': {'rollouts': [1, 2], 'loss': [2.0, 1.0]}})"
     cells = ["import matplotlib.pyplot as plt\nfrom nca_lib import render", draw]
-    cells += ["plt.close('all'); render.use_style()", draw, draw, show, show]
+    cells += ["plt.close('all'); figures.use_style()", draw, draw, show, show]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     NotebookClient(notebook, kernel_name="python3").execute()
     before, *figures = (cell.outputs[0]["data"] for cell in notebook.cells if cell.outputs)
@@ -490,16 +491,16 @@ def test_a_notebook_s_figures_are_sharp_and_reproducible():
 
 def test_no_two_of_ten_curves_look_alike():
     history = {"rollouts": [1, 2], "loss": [0.2, 0.1]}
-    figure = render.plot_losses({f"run {i}": history for i in range(10)})
+    figure = figures.plot_losses({f"run {i}": history for i in range(10)})
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
     assert len(looks) == 10
 
 
 def test_style_does_not_leak():
     before = plt.rcParams["text.color"]
-    with plt.style.context(render.STYLE):
+    with plt.style.context(figures.STYLE):
         assert plt.rcParams["text.color"] == STYLE["text.color"] != before
-    render.plot_channels(np.zeros((4, 4, 4)))
+    figures.plot_channels(np.zeros((4, 4, 4)))
     assert plt.rcParams["text.color"] == before
     assert plt.get_fignums() == []  # figures are returned closed
 
@@ -507,7 +508,7 @@ def test_style_does_not_leak():
 def test_plot_losses_draws_the_numbers():
     dtype = [("generation", int), ("loss", float)]
     history = np.array([(0, 0.05), (1, np.nan), (2, np.inf), (3, 0.02)], dtype)
-    figure = render.plot_losses({"ours": history}, x="generation", levels={"untouched": 0.052})
+    figure = figures.plot_losses({"ours": history}, x="generation", levels={"untouched": 0.052})
     (axes,) = figure.axes
     curve, level = axes.lines
     np.testing.assert_array_equal(curve.get_xdata(), [0, 1, 2, 3])
@@ -538,14 +539,14 @@ def test_plot_losses_draws_the_numbers():
 )
 def test_plot_losses_errors(histories, message):
     with pytest.raises(ValueError, match=message):
-        render.plot_losses(histories)
+        figures.plot_losses(histories)
 
 
 def test_plot_channels_draws_every_channel_on_one_scale():
     state = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
     state[0, 0, 0], state[1, 1, 1] = np.nan, np.inf
     state[2, 2, 6] = -9.0
-    figure = render.plot_channels(state)
+    figure = figures.plot_channels(state)
     images = [image for axes in figure.axes for image in axes.images]
     drawn = [axes.get_title() for axes in figure.axes if axes.images]
     assert drawn == ["hidden 0", "hidden 1", "hidden 2", "R", "G", "B", "alpha"]
@@ -558,7 +559,7 @@ def test_plot_channels_draws_every_channel_on_one_scale():
 
 
 def test_plot_channels_of_an_empty_grid():
-    figure = render.plot_channels(np.zeros((4, 4, 4)))
+    figure = figures.plot_channels(np.zeros((4, 4, 4)))
     assert figure.axes[0].images[0].get_clim() == (-1, 1)
     figure.savefig(io.BytesIO())
 
@@ -574,4 +575,4 @@ def test_plot_channels_of_an_empty_grid():
 )
 def test_plot_channels_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        render.plot_channels(**{"state": np.zeros((4, 4, 8))} | arguments)
+        figures.plot_channels(**{"state": np.zeros((4, 4, 8))} | arguments)

@@ -13,12 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_lib import checkpoint, evolution, keeper, train
+from nca_lib import evolution, train
 from nca_lib.evolution import make_evolve
+from nca_lib.lab import checkpoint
+from nca_lib.lab.loop import check_alive, log_points
+from nca_lib.lab.machine import (
+    describe_device,
+    describe_machine,
+    free_memory,
+    memory_needed,
+    plan_chunk,
+)
+from nca_lib.lab.runs import HISTORY, begin, continue_from, load_run
+from nca_lib.lab.task import make_measure, make_strategy, make_task
 from nca_lib.loss import growth_loss, mse, overflow_loss
 from nca_lib.rollout import record
-from nca_lib.runs import load_run
-from nca_lib.train import HISTORY, PRESETS, Config, check_alive, log_points, main, make_task
+from nca_lib.train import PRESETS, Config, main
 
 TINY = dataclasses.replace(
     PRESETS["smoke"], size=6, num_steps=6, window=2, population=8, generations=30, log_every=7
@@ -175,27 +185,27 @@ def saved_by(config=TINY, **changes):
     """What the checkpoint of a run tells, at generation 2."""
     rows = [[number, number * 8, 0.5, 0.02, 0.02, 0.02, 0.0, 0] for number in (1, 2)]
     told = {"generation": 2, "seconds": 0.5, "history": rows}
-    return train.begin(make_task(config)) | told | changes
+    return begin(make_task(config)) | told | changes
 
 
 def test_progress_is_taken_over(capsys):
-    meta = train.begin(make_task(TINY))
-    assert train.continue_from(saved_by(), meta) == saved_by()
+    meta = begin(make_task(TINY))
+    assert continue_from(saved_by(), meta) == saved_by()
     old = {key: value for key, value in saved_by().items() if key not in ("target", "devices")}
-    assert train.continue_from(old, meta) == saved_by()  # format 1 does not tell
+    assert continue_from(old, meta) == saved_by()  # format 1 does not tell
     assert capsys.readouterr().out == ""
 
 
 def test_other_devices_are_told(capsys):
-    meta = train.begin(make_task(TINY))
-    found = train.continue_from(saved_by(devices=["8 x TPU"]), meta)
-    assert found["devices"] == ["8 x TPU", train.describe_device()]
+    meta = begin(make_task(TINY))
+    found = continue_from(saved_by(devices=["8 x TPU"]), meta)
+    assert found["devices"] == ["8 x TPU", describe_device()]
     assert "The checkpoint is from 8 x TPU, and this is " in capsys.readouterr().out
 
 
 def test_another_picture_of_the_same_emoji_cannot_resume():
     with pytest.raises(ValueError, match="cannot resume: the target's picture is not the"):
-        train.continue_from(saved_by(target="0" * 64), train.begin(make_task(TINY)))
+        continue_from(saved_by(target="0" * 64), begin(make_task(TINY)))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +220,7 @@ def test_another_picture_of_the_same_emoji_cannot_resume():
 )
 def test_a_checkpoint_of_something_else_cannot_resume(saved):
     with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
-        train.continue_from(saved, train.begin(make_task(TINY)))
+        continue_from(saved, begin(make_task(TINY)))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +240,7 @@ def test_a_checkpoint_of_something_else_cannot_resume(saved):
 )
 def test_a_history_with_a_gap_or_a_double_line_cannot_resume(changes):
     with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
-        train.continue_from(saved_by() | changes, train.begin(make_task(TINY)))
+        continue_from(saved_by() | changes, begin(make_task(TINY)))
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path):
@@ -280,10 +290,10 @@ def test_same_seed_same_history_and_another_seed_another(finished, tmp_path):
 
 def test_it_learns():
     task = make_task(PRESETS["smoke"])
-    strategy = train.make_strategy(task.config, task.params)
+    strategy = make_strategy(task.config, task.params)
     state = strategy.init(jax.random.key(0), task.params)
     keys = jax.random.split(jax.random.key(2), 8)
-    measure = train.make_measure(task)
+    measure = make_measure(task)
     before = measure(strategy.mean(state), keys).mean()
     state, _ = make_evolve(strategy, task.loss)(state, jax.random.key(1), 0, 60)
     assert measure(strategy.mean(state), keys).mean() < 0.8 * before
@@ -395,7 +405,7 @@ def test_dead_and_exploded_populations_are_told_apart():
 def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
     config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
     task = make_task(config)
-    strategy = train.make_strategy(config, task.params)
+    strategy = make_strategy(config, task.params)
     std = jax.tree.leaves(strategy.std(strategy.init(jax.random.key(0), task.params)))
     length = math.sqrt(sum(float((leaf**2).sum()) for leaf in std))
     assert length == pytest.approx(config.std * math.sqrt(1064), rel=1e-4)
@@ -403,7 +413,7 @@ def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_their_histories_fit(preset):
-    train.validate(PRESETS[preset])
+    VALIDATE(PRESETS[preset])
     points = log_points(PRESETS[preset], 0)
     assert points[:16] == list(range(1, 17))
     assert points[-1] == PRESETS[preset].generations
@@ -412,18 +422,18 @@ def test_presets_are_valid_and_their_histories_fit(preset):
 
 def test_memory_is_estimated_and_refused_before_compiling(tmp_path, monkeypatch):
     pocket, reference = PRESETS["pocket"], PRESETS["reference"]
-    assert train.free_memory() > train.memory_needed(reference, 1)
-    assert train.plan_chunk(pocket) == 1  # on a CPU
-    assert train.plan_chunk(pocket, 16) == 16
+    assert free_memory() > memory_needed(reference, 1)
+    assert plan_chunk(pocket) == 1  # on a CPU
+    assert plan_chunk(pocket, 16) == 16
     with pytest.raises(ValueError, match="chunk must be 1 to 32 .* got 33"):
-        train.plan_chunk(pocket, 33)
+        plan_chunk(pocket, 33)
     monkeypatch.setattr(train, "free_memory", lambda: 5e8)
     with pytest.raises(
         ValueError, match=r"chunk of 256 .* needs about .* a chunk of \d+ would fit"
     ):
-        train.plan_chunk(reference, 256)
-    fitting = train.plan_chunk(reference, 100)
-    assert train.memory_needed(reference, fitting) < 5e8
+        plan_chunk(reference, 256)
+    fitting = plan_chunk(reference, 100)
+    assert memory_needed(reference, fitting) < 5e8
     monkeypatch.setattr(train, "free_memory", lambda: 1e6)
     with pytest.raises(ValueError, match="lower the population"):
         train.train(reference, tmp_path / "run")
@@ -442,7 +452,7 @@ def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
     population = jax.tree.map(lambda x: np.stack([x] * 16), task.params)
     compiled = jax.jit(evaluate).lower(population, jax.random.key(0)).compile()
     asked = compiled.memory_analysis().temp_size_in_bytes
-    estimate = train.memory_needed(config, chunk)
+    estimate = memory_needed(config, chunk)
     assert estimate / 10 < asked < estimate  # an upper bound; compilers fuse much of it away
 
 
@@ -552,13 +562,13 @@ def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
 
 def test_a_machine_is_described_and_colab_told_of_its_gpus(monkeypatch):
     monkeypatch.delitem(sys.modules, "google.colab", raising=False)
-    text = train.describe_machine()
+    text = describe_machine()
     assert f"jax {jax.__version__}, " in text.replace("\n", " ")
-    assert text.endswith(f"\non {train.describe_device()}")
+    assert text.endswith(f"\non {describe_device()}")
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    told = train.describe_machine()
+    told = describe_machine()
     assert told.startswith(f"{text}\nNo GPU.")
     assert "Runtime > Change runtime type" in told.replace("\n", " ")
     assert max(map(len, told.splitlines())) < 80
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert train.describe_machine() == text
+    assert describe_machine() == text

@@ -22,8 +22,8 @@ import faults  # noqa: E402
 import test_bad_input  # noqa: E402
 import test_demo_input  # noqa: E402
 
-from nca_lib import evolution, train  # noqa: E402
-from nca_lib.checkpoint import write_atomic  # noqa: E402
+from nca_lib.lab.checkpoint import write_atomic  # noqa: E402
+from nca_lib.lab.machine import describe_device, use_cores, versions  # noqa: E402
 
 FILE = ROOT / "nca_lib" / "data" / "faults.json"
 SEED = 20
@@ -66,14 +66,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=list(names))
     parser.add_argument("--share", type=float, default=1.0, help="of the numbers of each")
     options = parser.parse_args()
-    evolution.use_cores()
+    use_cores()
     lost = 0
     for name in options.only:
         number, unit = MANY[names[name]]
         number = max(2, round(number * options.share))
         print(f"{name}: {number} {unit}", flush=True)
         told = {"what": names[name].__doc__.partition("\n")[0], "unit": unit, "tried": number}
-        told |= {"device": train.describe_device(), "versions": train.versions(), "seed": SEED}
+        told |= {"device": describe_device(), "versions": versions(), "seed": SEED}
         clock = time.monotonic()
         try:
             with tempfile.TemporaryDirectory() as folder:

@@ -21,9 +21,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from tqdm import tqdm
 
-from nca_lib import train
-from nca_lib.checkpoint import write_atomic, write_table
-from nca_lib.evolution import use_cores, whiten
+from nca_lib.evolution import whiten
+from nca_lib.lab.checkpoint import write_atomic, write_table
+from nca_lib.lab.config import PRESETS
+from nca_lib.lab.machine import describe_device, use_cores, versions
+from nca_lib.lab.task import Task, make_task, make_trainer
 
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
 MOMENTS = (6_400, 64_000, 640_000)  # rollouts
@@ -40,7 +42,7 @@ def cosine(a, b):
     return a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
 
 
-def measure(task: train.Task, strategy, state, moment: int, key) -> list[list]:
+def measure(task: Task, strategy, state, moment: int, key) -> list[list]:
     """All rows of one moment."""
     mean, unravel = ravel_pytree(strategy.mean(state))
     std, whitening = jnp.asarray(state.std), state.opt_state[0]
@@ -114,9 +116,9 @@ def measure(task: train.Task, strategy, state, moment: int, key) -> list[list]:
 def main() -> None:
     """Train, stop, measure, write."""
     use_cores()
-    config = dataclasses.replace(train.PRESETS["short"], generations=MOMENTS[-1] // 64)
-    task = train.make_task(config)
-    strategy, evolve = train.make_trainer(task)
+    config = dataclasses.replace(PRESETS["short"], generations=MOMENTS[-1] // 64)
+    task = make_task(config)
+    strategy, evolve = make_trainer(task)
     state, done, rows = strategy.init(jax.random.key(0), task.params), 0, []
     for moment in tqdm(MOMENTS):
         count = moment // config.population - done
@@ -126,7 +128,7 @@ def main() -> None:
     digits = [[f"{x:.5g}" if isinstance(x, float) else x for x in row] for row in rows]
     write_table(FOLDER / "law.csv", [HEADER, *digits])
     about = {"config": dataclasses.asdict(config), "clouds": CLOUDS, "keys": KEYS}
-    about |= {"device": train.describe_device(), "versions": train.versions()}
+    about |= {"device": describe_device(), "versions": versions()}
     write_atomic(
         FOLDER / "law.json", (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
     )

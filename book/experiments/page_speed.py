@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from nca_lib import browser
+from nca_lib.show import page
 
 # run, side of the grid, seeds, least steps per second
 CASES = [("lizard", 48, 1, 120), ("lizard", 96, 4, 30), ("lizard-regenerating", 96, 4, 30)]
@@ -36,9 +36,9 @@ MEASURE = """([grid, seeds, warm, steps]) => {
 
 def measure_rule(tab, name: str, grid: int, seeds: int) -> float:
     """The rule by itself."""
-    nca = (browser.DEMO / "nca.js").read_text(encoding="utf-8")
+    nca = (page.DEMO / "nca.js").read_text(encoding="utf-8")
     tab.goto("about:blank")
-    tab.add_script_tag(content=f"{nca}{browser.script(browser.record(name))}")
+    tab.add_script_tag(content=f"{nca}{page.script(page.record(name))}")
     return tab.evaluate(MEASURE, [grid, seeds, WARM, STEPS])
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nca_lib.train import SHIPPED
+from nca_lib.lab.config import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,16 +23,12 @@ import optax
 from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
-from nca_lib import train
-from nca_lib.checkpoint import write_atomic, write_table
-from nca_lib.evolution import (
-    AXIS,
-    Strategy,
-    make_evolve,
-    population_mesh,
-    summarise,
-    use_cores,
-)
+from nca_lib.evolution import AXIS, Strategy, make_evolve, population_mesh, summarise
+from nca_lib.lab.checkpoint import write_atomic, write_table
+from nca_lib.lab.config import PRESETS, Config
+from nca_lib.lab.machine import describe_device, use_cores, versions
+from nca_lib.lab.runs import MEASURED
+from nca_lib.lab.task import Task, learning_rates, make_strategy, make_task
 from nca_lib.loss import mse
 from nca_lib.rollout import grow_and_measure
 
@@ -40,7 +36,7 @@ ROLLOUTS, SEEDS, POINTS = 128_000, 3, 20
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
 HEADER = ["factor", "value", "seed", "rollouts", "loss"]
 DEFAULT = dataclasses.replace(
-    train.PRESETS["pocket"],
+    PRESETS["pocket"],
     strategy="pgpe",
     generations=ROLLOUTS // 64,
     learning_rate=0.5,
@@ -112,15 +108,15 @@ STUDY = {
 }
 
 
-def make_strategy(config: train.Config, params, options: dict) -> Strategy:
+def vary_strategy(config: Config, params, options: dict) -> Strategy:
     """The strategy of a configuration, or what a variant makes of it."""
     from evosax import algorithms
 
     if name := options.get("algorithm"):
         algorithm = getattr(algorithms, name)(config.population, params, metrics_fn=summarise)
         return Strategy(algorithm, algorithm.default_params.replace(std_init=config.std))
-    strategy = train.make_strategy(config, params)
-    rates = train.learning_rates(config)
+    strategy = make_strategy(config, params)
+    rates = learning_rates(config)
     if "adam" in options:
         strategy.algorithm.optimizer = optax.adam(rates)
     if "momentum" in options:  # ten times the step makes up for a momentum of 0.9
@@ -153,7 +149,7 @@ def own_luck(loss):
     return fitness
 
 
-def make_truncated(config: train.Config, task: train.Task, length: int):
+def make_truncated(config: Config, task: Task, length: int):
     """Noise-reuse ES (Li et al. 2023): an update every `length` steps, from states that go on.
 
     Returns:
@@ -168,9 +164,7 @@ def make_truncated(config: train.Config, task: train.Task, length: int):
         config.population,
         task.params,
         optimizer=optax.adam(
-            train.learning_rates(
-                dataclasses.replace(config, generations=parts * config.generations)
-            )
+            learning_rates(dataclasses.replace(config, generations=parts * config.generations))
         ),
         std_schedule=optax.constant_schedule(config.std),
         fitness_shaping_fn=centered_rank_fitness_shaping_fn,
@@ -213,9 +207,9 @@ def make_truncated(config: train.Config, task: train.Task, length: int):
     return strategy, evolve
 
 
-def make_yardstick(task: train.Task):
+def make_yardstick(task: Task):
     """Compile (params, keys) -> losses on the default's terms, whatever a variant trains on."""
-    target = jnp.asarray(train.make_task(DEFAULT).target)
+    target = jnp.asarray(make_task(DEFAULT).target)
 
     def loss(params, key):
         state = task.frames(params, key, DEFAULT.num_steps)[-DEFAULT.window :]
@@ -229,22 +223,22 @@ def make_yardstick(task: train.Task):
 
 def evolve_variant(changes: dict, seed: int, points: int = POINTS) -> list[tuple[int, float]]:
     """Train one variant and return (rollouts, loss) at the first of `POINTS` moments."""
-    fields = {field.name for field in dataclasses.fields(train.Config)}
+    fields = {field.name for field in dataclasses.fields(Config)}
     options = {name: value for name, value in changes.items() if name not in fields}
     changes = {name: value for name, value in changes.items() if name in fields}
     config = dataclasses.replace(DEFAULT, seed=seed, **changes)
-    task, lengths = train.make_task(config), options.get("curriculum", (config.num_steps,))
+    task, lengths = make_task(config), options.get("curriculum", (config.num_steps,))
     if "truncation" in options:
         strategy, evolve = make_truncated(config, task, options["truncation"])
         evolvers = [evolve]
     else:
-        strategy, evolvers = make_strategy(config, task.params, options), []
+        strategy, evolvers = vary_strategy(config, task.params, options), []
         for num_steps in lengths:
-            loss = train.make_task(dataclasses.replace(config, num_steps=num_steps)).loss
+            loss = make_task(dataclasses.replace(config, num_steps=num_steps)).loss
             loss = loss if options.get("shared", True) else own_luck(loss)
             evolvers.append(make_evolve(strategy, loss))
     key_init, key_evolve, key_measure = jax.random.split(jax.random.key(seed), 3)
-    keys = jax.random.split(key_measure, train.MEASURED)
+    keys = jax.random.split(key_measure, MEASURED)
     state, yardstick = strategy.init(key_init, task.params), make_yardstick(task)
     rows, done = [], 0
     for point in range(1, points + 1):
@@ -272,7 +266,7 @@ def main() -> None:
         before = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
         if any(before[name] != value for name, value in about.items()):
             raise SystemExit("study.csv is of another study; delete it to begin anew")
-    about |= {"device": train.describe_device(), "versions": train.versions()}
+    about |= {"device": describe_device(), "versions": versions()}
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     write_atomic(FOLDER / "study.json", text.encode())
     # Seed by seed, so that a study cut short still has every variant.

@@ -12,14 +12,16 @@ import argparse
 import csv
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nca_lib import runs, train
-from nca_lib.checkpoint import write_atomic, write_table
-from nca_lib.evolution import use_cores
+from nca_lib.lab import runs
+from nca_lib.lab.checkpoint import write_atomic, write_table
+from nca_lib.lab.config import PRESETS
+from nca_lib.lab.loop import log_points, run, run_keys
+from nca_lib.lab.machine import describe_device, use_cores, versions
+from nca_lib.lab.task import initial_weights, make_task, make_trainer
 
 # The runs of seed 0; those of seeds 1 and 2 end in -1 and -2.
 SHIPPED = {"walk": "walker", "life": "methuselah", "ifs": "lizard-of-ifs"}
@@ -28,10 +30,6 @@ STEPS = {"walk": 1_300, "life": 1_700, "ifs": 2_800}
 METHODS = [("straight", 0.004), ("straight", 0.001), ("soft", 0.002)]  # Adam's step
 HEADER = ["preset", "surrogate", "learning_rate", "seed", "seconds", "loss"]
 FILE = Path(__file__).parents[2] / "nca_lib" / "data" / "surrogates.csv"
-
-
-class TimeIsUpError(Exception):
-    """Ends a training from its callback."""
 
 
 def evolved(preset: str, seed: int) -> runs.Run:
@@ -43,19 +41,15 @@ def descend(preset: str, surrogate: str, rate: float, seed: int, limit: float) -
     """Train for `limit` seconds and return (seconds, loss) along the way."""
     changes = {"strategy": "backprop", "surrogate": surrogate, "population": 4, "seed": seed}
     changes |= {"learning_rate": rate, "learning_rate_end": 0.02, "log_every": 10}
-    config = dataclasses.replace(train.PRESETS[preset], generations=STEPS[preset], **changes)
+    config = dataclasses.replace(PRESETS[preset], generations=STEPS[preset], **changes)
+    task = make_task(config)
+    strategy, evolve = make_trainer(task)
+    state = strategy.init(run_keys(seed)[0], initial_weights(config, task.params))
     curve = []
-
-    def watch(row):
+    for _, row in run(task, (strategy, evolve), state, log_points(config, 0)):
         curve.append((row["seconds"], row["loss"]))
         if row["seconds"] >= limit:
-            raise TimeIsUpError
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train.train(config, Path(folder) / "run", callback=watch)
-        except TimeIsUpError:
-            pass
+            break
     return curve
 
 
@@ -72,7 +66,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SHIPPED, default=list(SHIPPED))
     presets = parser.parse_args().only
     use_cores()
-    about = {"device": train.describe_device(), "versions": train.versions()}
+    about = {"device": describe_device(), "versions": versions()}
     write_atomic(FILE.with_suffix(".json"), (json.dumps(about, indent=2) + "\n").encode())
     wanted = [(p, *method, seed) for seed in range(3) for p in presets for method in METHODS]
     for preset, surrogate, rate, seed in tqdm(wanted):

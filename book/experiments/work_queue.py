@@ -20,7 +20,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from nca_lib.train import SHIPPED
+from nca_lib.lab.config import SHIPPED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 from IPython.display import HTML
 
-from nca_lib.checkpoint import weights_to_arrays, write_atomic
-from nca_lib.runs import Run, list_runs, load_run
-from nca_lib.train import Config, validate
+from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
+from nca_lib.lab.config import Config
+from nca_lib.lab.runs import Run, list_runs, load_run
 
 DEMO = Path(__file__).parent / "data" / "demo"  # scripts and style, one copy for book and notebook
 SCRIPTS = ("nca.js", "playground.js")
@@ -84,7 +84,6 @@ def record(
         raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
     else:
         name, params = name or "own", run
-    validate(config)
     if config.cells != "smooth":
         raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):

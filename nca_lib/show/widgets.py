@@ -32,15 +32,15 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from nca_lib import render
-from nca_lib.background import PIECE, Loop, Training
-from nca_lib.evolution import check_population
+from nca_lib.lab import images
+from nca_lib.lab.config import FRESH, PRESETS, Config
+from nca_lib.lab.runs import HISTORY, Run
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, living_mask, perceive
 from nca_lib.rollout import disc, half, record
-from nca_lib.runs import Run
+from nca_lib.show import figures
+from nca_lib.show.session import PIECE, Loop, Training
 from nca_lib.target import list_emoji, load_emoji
-from nca_lib.train import FRESH, HISTORY, PRESETS, Config, validate
 
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
 LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
@@ -71,11 +71,11 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
     def draw(emoji, another, size, padding, alpha, background):
         premultiply = alpha == "premultiplied"
         target = load_emoji(another.strip() or emoji, size, padding, premultiply)
-        ground = grounds[background] or render.checkerboard(*target.shape[:2])
+        ground = grounds[background] or images.checkerboard(*target.shape[:2])
         pixels = np.rint(255 * target).astype(np.uint8)
         planes = [np.repeat(pixels[..., k : k + 1], 3, axis=-1) for k in range(4)]
         titles = [f"target {target.shape}, empty grid {empty_loss(target):.4f}", *"RGB", "alpha"]
-        return _pictures([render.to_rgb(target, ground, premultiply), *planes], titles, 150)
+        return _pictures([images.to_rgb(target, ground, premultiply), *planes], titles, 150)
 
     alphas = ["premultiplied", "straight"]
     knobs = dict(emoji=(emoji[0], list(emoji)), another=("", str), size=(24, (8, 96, 1)))
@@ -149,7 +149,7 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
 
     def draw(row, column):
         here = row, column
-        pictures = [render.to_rgb(state), render.to_rgb(after)]
+        pictures = [images.to_rgb(state), images.to_rgb(after)]
         for picture in pictures:
             picture[here] = (255, 0, 255)
         answers = [f"{name}: <b>{('no', 'yes')[int(m[here])]}</b>" for name, m in masks.items()]
@@ -255,7 +255,7 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
             f"{dead.mean():.0%} dead",
             f"at the white point: {state}, loss {value:.3g}",
         ]
-        pictures = _pictures([pixels, render.to_rgb(grown[1][0])], titles, 220)
+        pictures = _pictures([pixels, images.to_rgb(grown[1][0])], titles, 220)
         return _figure(figure, alt) + pictures
 
     knobs = dict(width=(run.config.window, (1, T, 1)), end=(T, (1, 4 * T, 1)))
@@ -313,9 +313,9 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
             values = np.nan_to_num(states[..., hidden.index(view)])
             pixels = _heat(values, max(1.0, np.abs(values[: T + 1]).max()))
         else:
-            ground = render.checkerboard(height, width) if view == "on checks" else (1.0, 1.0, 1.0)
-            pixels = render.to_rgb(states, ground, run.config.premultiply)
-        return render.contact_sheet(pixels, columns=min(lives, 4))
+            ground = images.checkerboard(height, width) if view == "on checks" else (1.0, 1.0, 1.0)
+            pixels = images.to_rgb(states, ground, run.config.premultiply)
+        return images.contact_sheet(pixels, columns=min(lives, 4))
 
     def draw(step, **setting):
         if step > setting["steps"]:
@@ -329,7 +329,7 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
     if _is_static():
         shown = {name: value for name, (value, _) in setting.items()}
         alt = "{lives} lives of {steps} steps; {erase} erased at step {when}".format(**shown)
-        clip = render.show_clip(frames(**shown)[::2], alt, fps=12)
+        clip = figures.show_clip(frames(**shown)[::2], alt, fps=12)
         return _still(clip.data, setting, "05_visualization")
 
     def extra(knobs, message):
@@ -338,7 +338,7 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
         def save(_):
             with _refusals(message):
                 clip = frames(**{name: knobs[name].value for name in setting})
-                render.save_clip(path, render.upscale(clip, 4), fps=12)
+                images.save_clip(path, images.upscale(clip, 4), fps=12)
                 name, data = html.escape(Path(path).name), _base64(Path(path).read_bytes())
                 address = f"data:application/octet-stream;base64,{data}"
                 link = f'<a download="{name}" href="{address}">Download {name}</a>'
@@ -366,7 +366,7 @@ def evolution_dashboard(
     Args:
         config: where the knobs begin; fields without a knob stay as they are here.
         run: a finished run, drawn beside the new one. It is what the static book shows.
-        folder: where "Save" begins to write to: a run folder, see `nca_lib.runs.load_run`.
+        folder: where "Save" begins to write to: a run folder, see `nca_lib.lab.runs.load_run`.
 
     Returns:
         Knobs, buttons, numbers, what the mean grows, and the loss. For each layer it tells the
@@ -379,7 +379,6 @@ def evolution_dashboard(
     Raises:
         ValueError: the configuration does not evolve, or cannot run.
     """
-    validate(config)
     if config.strategy == "backprop":
         raise ValueError("strategy must be one of evolution, got 'backprop'")
     if config.goal != "target":
@@ -394,7 +393,7 @@ def evolution_dashboard(
         """Numbers, as soon as there are some, what the mean grows, and the target."""
         (side,) = sides.values()
         config, history = side.config, side.history
-        target = render.to_rgb(side.task.target, premultiplied=config.premultiply)
+        target = images.to_rgb(side.task.target, premultiplied=config.premultiply)
         titles = ["what the mean grows", "target"]
         pictures = _pictures([_frames(side)[-1], target], titles, 200)
         if not len(history["loss"]):
@@ -417,8 +416,6 @@ def evolution_dashboard(
 
     def wanted():
         chosen = dataclasses.replace(config, **{name: knob.value for name, knob in made.items()})
-        validate(chosen)
-        check_population(chosen.population)
         for side in sides.values():
             side.check_fits(chosen)
         return chosen
@@ -476,8 +473,6 @@ def duel(
         raise ValueError(f"configs must be configurations by name, got {configs!r}")
     if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"seconds must be positive, got {seconds!r}")
-    for config in configs.values():
-        validate(config)
     for name in ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window"):
         values = [getattr(config, name) for config in configs.values()]
         if len(set(values)) > 1:
@@ -491,8 +486,8 @@ def duel(
             lines.append(f"{name}: loss {loss:.4f} after {spent:.1f} s, {rollouts:,.0f} rollouts")
         if not is_last:
             return _pictures([clip[-1] for clip in clips], lines, 200)
-        sheet = render.contact_sheet(np.stack(clips, axis=1), len(clips), gap=4)
-        return render.show_clip(sheet, "; ".join(lines), "; ".join(lines), fps=12, zoom=6).data
+        sheet = images.contact_sheet(np.stack(clips, axis=1), len(clips), gap=4)
+        return figures.show_clip(sheet, "; ".join(lines), "; ".join(lines), fps=12, zoom=6).data
 
     if _is_static():
         content = show(runs, True) + _losses(runs, "seconds") if runs else ""
@@ -698,12 +693,12 @@ def _notice(text: object) -> str:
 
 
 def _pictures(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int) -> str:
-    return render.show_images(pictures, titles, titles, height).data
+    return figures.show_images(pictures, titles, titles, height).data
 
 
 def _frames(side: Run | Training) -> np.ndarray:
     """What it grows, as pixels (T + 1, H, W, 3)."""
-    return render.to_rgb(side.grow(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
+    return images.to_rgb(side.grow(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
 
 
 def _layers(side: Run | Training) -> str:
@@ -741,7 +736,7 @@ def _losses(sides: Mapping[str, Run | Training], x: str) -> str:
         return ""
     empty = next(iter(sides.values())).task.empty_loss()
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
-    figure = render.plot_losses(histories, x, levels={"empty grid": empty})
+    figure = figures.plot_losses(histories, x, levels={"empty grid": empty})
     if len(histories) > 1:  # of which one may be much longer than another
         figure.axes[0].set(xscale="log")
     return _figure(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")

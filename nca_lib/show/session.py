@@ -1,6 +1,6 @@
 """A training that a notebook drives: piece by piece, in the background, and never two at once.
 
-`nca_lib.widgets` puts knobs and buttons in front of it (chapters 4 and 6).
+`nca_lib.show.widgets` puts knobs and buttons in front of it (chapters 4 and 6).
 """
 
 import atexit
@@ -10,15 +10,19 @@ import json
 import shlex
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from IPython import get_ipython
 
-from nca_lib import checkpoint, train
-from nca_lib.train import HISTORY, Config
+from nca_lib.lab import checkpoint
+from nca_lib.lab.config import Config
+from nca_lib.lab.loop import START, run, run_keys
+from nca_lib.lab.machine import describe_device
+from nca_lib.lab.runs import HISTORY, write_run
+from nca_lib.lab.task import initial_weights, make_measure, make_task, make_trainer
 
 PIECE = 0.7  # seconds of training between two pictures
 
@@ -27,7 +31,7 @@ class Training:
     """A rule in training, a piece at a time: what the dashboard and the duel drive.
 
     It does what `nca_lib.train.train` does, with the same keys, and writes files only when asked.
-    Like `nca_lib.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
+    Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
 
     Explained in chapter 4, "Turn the knobs".
 
@@ -41,20 +45,28 @@ class Training:
     """
 
     def __init__(self, config: Config, before: "Training | None" = None):
-        self.config, self.task, self.changed = config, train.make_task(config), before is not None
-        self.weights = train.initial_weights(config, self.task.params)
-        self.done, self.seconds, self.history = 0, 0.0, {name: [] for name in HISTORY}
+        self.config, self.task, self.changed = config, make_task(config), before is not None
+        self.weights = initial_weights(config, self.task.params)
+        self.last, self.history = START, {name: [] for name in HISTORY}
         if before is not None:
             before.check_fits(config)
-            self.weights, self.done, self.seconds = before.weights, before.done, before.seconds
+            self.weights, self.last = before.weights, before.last
             self.history = {name: column[:] for name, column in before.history.items()}
         rest = dataclasses.replace(config, generations=config.generations - self.done)
-        self.trainer, self.evolve = train.make_trainer(self.task._replace(config=rest))
-        key, self.key, key_measure = jax.random.split(jax.random.key(config.seed), 3)
-        self.state, self.count = self.trainer.init(key, self.weights), 0
-        self.measure, self.frames = train.make_measure(self.task), jax.jit(self.task.frames)
-        self.look = jax.jit(self.task.look)
-        self.measure_keys = jax.random.split(key_measure, train.MEASURED)
+        self.trainer = make_trainer(self.task._replace(config=rest))
+        self.state = self.trainer[0].init(run_keys(config.seed)[0], self.weights)
+        self.measure, self.frames = make_measure(self.task), jax.jit(self.task.frames)
+        self.look, self.rows = jax.jit(self.task.look), None
+
+    @property
+    def done(self) -> int:
+        """Generations behind."""
+        return self.last["generation"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on them, compilation left out."""
+        return self.last["seconds"]
 
     def check_fits(self, config: Config) -> None:
         """Refuse a configuration whose weights have another shape.
@@ -83,23 +95,27 @@ class Training:
         """
         if not 0 <= seconds <= 3600:
             raise ValueError(f"seconds must be 0 to 3600, got {seconds!r}")
-        if not self.count:
-            self.evolve(self.state, self.key, self.done, 1)  # not used
-        count = max(1, min(self.count, self.config.generations - self.done))
-        clock = time.perf_counter()
-        self.state, metrics = self.evolve(self.state, self.key, self.done, count)
-        took = time.perf_counter() - clock
-        self.count = max(1, min(int(count * seconds / took), 4 * count))
-        self.done, self.seconds = self.done + count, self.seconds + took
-        self.weights = self.trainer.mean(self.state)
-        loss = float(self.measure(self.weights, self.measure_keys).mean())
-        rollouts = sum(self.history["rollouts"][-1:]) + count * self.config.population
-        row = {"generation": self.done, "rollouts": rollouts, "seconds": self.seconds, "loss": loss}
+        self.seconds_a_piece = seconds
+        if self.rows is None:
+            next(self._run([self.done + 1]))  # compiles; not used
+            self.rows = self._run(self._points())
+        self.state, self.last = next(self.rows)
+        self.weights = self.trainer[0].mean(self.state)
         for name, column in self.history.items():
-            column.append(row[name] if name in row else metrics[name].item())
-        dead_loss = self.task.dead_loss()
-        if self.config.age == 0 or not loss < dead_loss:
-            train.check_alive(metrics, self.config.population, dead_loss, self.done)
+            column.append(self.last[name])
+
+    def _run(self, points: Iterable[int]) -> Iterator[tuple[Any, dict]]:
+        return run(self.task, self.trainer, self.state, points, self.last, self.measure)
+
+    def _points(self) -> Iterator[int]:
+        """One generation, and then as many as fit into a piece."""
+        count = 1
+        while self.done < self.config.generations:
+            before = self.last
+            yield min(self.done + count, self.config.generations)
+            took = self.seconds - before["seconds"]
+            did = self.done - before["generation"]
+            count = max(1, min(int(did * self.seconds_a_piece / took), 4 * did))
 
     def grow(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
@@ -107,11 +123,11 @@ class Training:
 
     def std(self) -> dict[str, float]:
         """Average the noise scale over each array of weights, by name, as in `run.json`."""
-        arrays = checkpoint.weights_to_arrays(self.trainer.std(self.state))
+        arrays = checkpoint.weights_to_arrays(self.trainer[0].std(self.state))
         return {name: float(array.mean()) for name, array in arrays.items()}
 
     def save(self, out: Path) -> None:
-        """Write a run folder for `nca_lib.runs.load_run`.
+        """Write a run folder for `nca_lib.lab.runs.load_run`.
 
         Its configuration ends at the generation reached. It names the command that repeats it if
         there is one: none repeats a training that was changed on its way, nor one that ends before
@@ -130,8 +146,8 @@ class Training:
         is_plain = not self.changed and self.done == self.config.generations
         command = command_line(self.config, out) if is_plain else None
         task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
-        std, rows = self.trainer.std(self.state), list(zip(*self.history.values(), strict=True))
-        train.write_run(out, task, self.weights, std, rows, command, train.describe_device())
+        std, rows = self.trainer[0].std(self.state), list(zip(*self.history.values(), strict=True))
+        write_run(out, task, self.weights, std, rows, command, describe_device())
 
 
 def command_line(config: Config, out: Path) -> str:

@@ -16,7 +16,7 @@ import secrets
 import stat
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,7 @@ VERSION = 2  # since 2 the dictionary tells the target and the devices; 1 is rea
 MAX_BYTES = 2**30  # of a file, and of what it unpacks to
 
 
-def write_atomic(
-    path: str | Path,
-    data: bytes,
-    keep: str | Path | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> None:
+def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) -> None:
     """Write a file so that it is never seen half-written, whatever happens meanwhile.
 
     Explained in appendix A2, "Whole or absent".
@@ -45,7 +40,6 @@ def write_atomic(
         path: file to write; its folder must exist.
         data: the whole content.
         keep: where the old file goes, if there is one; by default it is replaced.
-        check: called when all is on disk and nothing has been renamed; may raise to stop it.
 
     Raises:
         OSError: the file cannot be written; the old one is as it was.
@@ -57,7 +51,6 @@ def write_atomic(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        check()  # at the last moment: what was true before a slow write may not be now
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
@@ -110,7 +103,7 @@ def read_file(path: str | os.PathLike, limit: int) -> bytes:
     return Path(path).read_bytes()
 
 
-def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = lambda: None) -> None:
+def save(path: str | Path, tree: Any, meta: dict, replaces: bytes | None = None) -> bytes:
     """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
 
     Explained in chapter 4, "Half a minute of evolution".
@@ -119,14 +112,18 @@ def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = la
         path: file to write; its folder must exist.
         tree: pytree of arrays.
         meta: anything JSON can hold.
-        check: see `write_atomic`.
+        replaces: the `mark` of the file that may be there; by default any may.
+
+    Returns:
+        The `mark` of the new file.
 
     Raises:
         OSError: the file cannot be written; the earlier ones are as they were.
+        ValueError: another checkpoint is there than the one to be replaced.
 
     Example:
         >>> state = {"mean": np.zeros(3, np.float32)}
-        >>> save("checkpoint", state, {"generation": 100})
+        >>> mark_of_it = save("checkpoint", state, {"generation": 100})
         >>> state, meta = load("checkpoint", like=state)
         >>> meta
         {'generation': 100}
@@ -136,6 +133,9 @@ def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = la
     np.savez(buffer, meta=np.array(json.dumps(meta)), **leaves)
     payload = buffer.getvalue()
     head = MAGIC + f"{VERSION}\n{_digest(VERSION, payload)}\n".encode()
+    # The same bytes may be there already: Ctrl-C can come between writing and knowing it.
+    if replaces is not None and mark(path) not in (replaces, head):
+        raise ValueError(f"{path} was removed, or written by another training meanwhile")
     keep = previous(path)
     try:
         read(path)
@@ -143,7 +143,17 @@ def save(path: str | Path, tree: Any, meta: dict, check: Callable[[], None] = la
         pass
     except (OSError, ValueError):  # not worth keeping in the place of a good one
         keep = None
-    write_atomic(path, head + payload, keep, check)
+    write_atomic(path, head + payload, keep)
+    return head
+
+
+def mark(path: str | Path) -> bytes:
+    """Read the head of a checkpoint with its digest, by which it is known again; b"" if none is."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(MAGIC) + 2 + 64 + 1)
+    except FileNotFoundError:
+        return b""
 
 
 def previous(path: str | Path) -> Path:

@@ -139,7 +139,7 @@ def place(body: jax.Array, size: int = WORLD) -> jax.Array:
         (size, size) float32.
 
     Raises:
-        ValueError: the body does not fit, or the grid is larger than `nca_lib.model.LARGEST`.
+        ValueError: the body does not fit, or the grid is larger than `nca_lib.model.MAX_ELEMENTS`.
     """
     check_size(size, size)
     if len(body.shape) != 2 or max(body.shape) > size:

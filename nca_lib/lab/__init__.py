@@ -1,0 +1,1 @@
+"""Long runs: for people who train. Nothing here imports matplotlib or IPython."""

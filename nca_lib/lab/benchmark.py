@@ -1,0 +1,526 @@
+"""The reference notebook, plain JAX and this library, timed side by side (appendix A1).
+
+From the command line::
+
+    python -m nca_lib.benchmark --json benchmark.json
+
+One generation (ask, evaluate, tell) is timed of four implementations of the same experiment, by
+default on the notebook's grid: 48 x 48 cells, 90 steps, 16 channels, 128 hidden units.
+
+- `ours`: this library with paired masks, which compute only the half of the cells that fires.
+- `ours_bernoulli`: this library tossing a coin for each cell; firing or not, all are computed.
+  Both leave out what the growing seed cannot have reached yet.
+- `plain`: straightforward JAX, a convolution and two matrix products under `vmap`.
+- `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX 0.3.
+
+FLOPs are those of the two dense layers on the cells computed, 2 (3C hidden + hidden C) each.
+Perception, masks and random numbers are left out of the count, though not out of the time.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from nca_lib.evolution import AXIS, population_mesh
+from nca_lib.lab import machine
+from nca_lib.lab.checkpoint import write_atomic
+from nca_lib.lab.config import PRESETS, Config
+from nca_lib.lab.machine import describe_device, free_memory, use_cores
+from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
+from nca_lib.model import KERNELS, seed_state
+from nca_lib.rollout import stages
+
+# Leanest first: the operating system tells a process's peak memory so far, which never falls.
+NAMES = ("ours", "ours_bernoulli", "plain", "reference")
+
+Generation = Callable[[Any, jax.Array], Any]  # (state of the strategy, key) -> next state
+
+NOTEBOOK = dataclasses.replace(PRESETS["reference"], population=32)  # 512 takes 7 GB there
+
+
+def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] = NAMES) -> dict:
+    """Time one generation of each implementation, in this process and in turn.
+
+    After the warm-up the generations alternate between implementations, so that a busy moment of
+    the machine does not fall on one alone.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        config: the experiment; its mask is set by each implementation.
+        repeats: timed generations of each, at least 1.
+        only: implementations to time, of `NAMES`.
+
+    Returns:
+        What `--json` writes, by name. `settings`, `device`, `versions`, `skipped` (name -> reason),
+        `flops_per_cell`, `matmul_gflops` (the machine's own rate), and by implementation `seconds`
+        (all of them), `rollouts_per_second` (of the median), `cell_updates_per_second`, `gflops`,
+        `fraction_of_matmul`, `peak_memory_bytes` (of the process so far, compilation included),
+        `ratio_to_reference` (empty without the reference).
+
+    Raises:
+        ValueError: a configuration that cannot run or needs more memory than is free, repeats not
+            1 to 1000, or unknown names in `only`, or none.
+    """
+    dataclasses.replace(config, mask="paired")  # refuses an odd size
+    if not isinstance(repeats, int) or not 1 <= repeats <= 1000:
+        raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
+    if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
+        raise ValueError(f"only must name some of {NAMES}, got {only!r}")
+    needed, free = memory_needed(config, only), free_memory()
+    free *= jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    if needed > free:
+        raise ValueError(
+            f"a population of {config.population} needs about {needed / 1e9:.2g} GB side by side, "
+            f"and {free / 1e9:.2g} GB are free"
+        )
+    running, skipped, peaks = warm_up(config, only)
+    seconds = {name: [] for name in running}
+    for number in range(repeats):
+        key = jax.block_until_ready(jax.random.key(2 + number))
+        for name, (generation, state) in running.items():
+            clock = time.perf_counter()
+            state = jax.block_until_ready(generation(state, key))
+            seconds[name].append(time.perf_counter() - clock)
+            running[name] = generation, state
+    versions = machine.versions()
+    if "reference" in running:
+        versions["cax"] = importlib.metadata.version("cax")
+    settings = dataclasses.asdict(config) | {"repeats": repeats}
+    del settings["mask"]  # not one, but each implementation's own
+    report = {"settings": settings, "versions": versions}
+    report |= {"device": describe_device(), "skipped": skipped, "peak_memory_bytes": peaks}
+    return report | rates(config, seconds, matmul_flops_per_second(config))
+
+
+def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
+    """Compile each implementation by running two generations, leanest first.
+
+    Two, since the reference compiles twice: its first generation leaves the whole population in
+    the module.
+
+    Args:
+        config: the experiment; its mask is set by each implementation.
+        only: implementations to compile, of `NAMES`.
+
+    Returns:
+        Three dictionaries by name, of what runs, (generation, state), of why what does not is
+        skipped, and of the peak memory in bytes.
+    """
+    makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
+    running, skipped, peaks = {}, {}, {}
+    for name in (name for name in NAMES if name in only):
+        mask = "paired" if name == "ours" else "bernoulli"
+        task = make_task(dataclasses.replace(config, mask=mask))
+        try:
+            generation, state = makers[name](task)
+        except ImportError as error:
+            skipped[name] = f"it needs cax 0.3, as the notebook does ({error})"
+            continue
+        for number in range(2):
+            state = jax.block_until_ready(generation(state, jax.random.key(number)))
+        running[name], peaks[name] = (generation, state), peak_memory()
+    return running, skipped, peaks
+
+
+def memory_needed(config: Config, only: Sequence[str]) -> int:
+    """Estimate what the least thrifty implementation holds at once.
+
+    Args:
+        config: the experiment.
+        only: implementations, of `NAMES`.
+
+    Returns:
+        Bytes.
+    """
+    needed = machine.memory_needed(config, 1 if {*only} <= {*NAMES[:2]} else config.population)
+    if "reference" in only:  # every state of every member
+        side = config.size + 2 * config.padding
+        states = config.population * config.num_steps * side**2 * config.channels
+        needed = max(needed, 4 * states)
+    return needed
+
+
+def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dict:
+    """Turn seconds per generation into the rates that `benchmark` reports.
+
+    Args:
+        config: what was timed.
+        seconds: timed generations by implementation.
+        matmul: the machine's own rate, in FLOP/s.
+
+    Returns:
+        Part of what `benchmark` returns.
+    """
+    rollouts = {name: config.population / statistics.median(s) for name, s in seconds.items()}
+    cells = {name: rate * cells_computed(name, config) for name, rate in rollouts.items()}
+    flops = {name: rate * flops_per_cell(config) for name, rate in cells.items()}
+    reference = rollouts.get("reference")
+    return {
+        "seconds": seconds,
+        "rollouts_per_second": rollouts,
+        "cell_updates_per_second": cells,
+        "flops_per_cell": flops_per_cell(config),
+        "matmul_gflops": matmul / 1e9,
+        "gflops": {name: rate / 1e9 for name, rate in flops.items()},
+        "fraction_of_matmul": {name: rate / matmul for name, rate in flops.items()},
+        "ratio_to_reference": {n: r / reference for n, r in rollouts.items()} if reference else {},
+    }
+
+
+def cells_computed(name: str, config: Config) -> int:
+    """Count the cells that one rollout sends through the network.
+
+    Explained in appendix A1, "One change at a time".
+
+    Args:
+        name: an implementation, of `NAMES`.
+        config: the experiment.
+
+    Returns:
+        Cells, summed over the steps.
+    """
+    side = config.size + 2 * config.padding
+    if not name.startswith("ours"):
+        return side**2 * config.num_steps
+    crops = stages(side, side, config.num_steps, reach=0)  # only where the seed can have reached
+    cells = sum((last - first) * (side - 2 * margin) ** 2 for first, last, margin in crops)
+    return cells // 2 if name == "ours" else cells
+
+
+def flops_per_cell(config: Config) -> int:
+    """Count the multiplications and additions of the two dense layers, 3C -> hidden -> C.
+
+    Explained in appendix A1, "Count first".
+    """
+    return 2 * (3 * config.channels * config.hidden + config.hidden * config.channels)
+
+
+def peak_memory() -> int:
+    """Peak memory so far, in bytes: of the accelerator if there is one, else of this process."""
+    if stats := jax.local_devices()[0].memory_stats():
+        return stats["peak_bytes_in_use"]
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage there may tell the peak of the parent process instead
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource  # not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
+    """Measure how fast this machine multiplies matrices of the network's own shapes.
+
+    The two dense layers of a generation, and nothing else: half of a whole grid's cells times the
+    weights of a member, one member after another on a CPU, side by side elsewhere. All
+    devices work at once, each on its share of the population.
+
+    Explained in appendix A1, "Where the time goes".
+
+    Args:
+        config: gives the shapes.
+        repeats: generations measured after a first; the fastest counts.
+
+    Returns:
+        FLOP/s over all devices.
+    """
+    rows, wide = (config.size + 2 * config.padding) ** 2 // 2, 3 * config.channels
+    visit = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
+
+    def multiply(perceptions, weights):
+        def step(number, _):
+            perception = perceptions[number % 2]  # alternates, lest one product be reused
+            return visit(lambda pair: perception @ pair[0] @ pair[1], weights)
+
+        result = jnp.zeros((len(weights[0]), rows, config.channels))
+        return jax.lax.fori_loop(0, config.num_steps, step, result)
+
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
+    mesh = population_mesh(config.population)
+    multiply = jax.jit(jax.shard_map(multiply, mesh=mesh, check_vma=False, **specs))
+    shapes = [(2, rows, wide), (config.population, wide, config.hidden)]
+    shapes += [(config.population, config.hidden, config.channels)]
+    # Random numbers: a GPU draws less power, and so runs faster, on constant ones.
+    seen, *layers = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
+    seconds = []
+    for _ in range(1 + repeats):
+        clock = time.perf_counter()
+        jax.block_until_ready(multiply(seen, layers))
+        seconds.append(time.perf_counter() - clock)
+    cells = config.population * config.num_steps * rows
+    return cells * flops_per_cell(config) / min(seconds[1:])
+
+
+def make_ours(task: Task) -> tuple[Generation, Any]:
+    """Set up this library, as `nca_lib.train` calls it.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        task: its mask decides between `ours` and `ours_bernoulli`.
+
+    Returns:
+        One generation, `(state, key) -> state`, and the state to start from.
+    """
+    strategy, evolve = make_trainer(task)
+
+    def generation(state, key):
+        return evolve(state, key, 0, 1)[0]
+
+    return generation, strategy.init(jax.random.key(0), task.params)
+
+
+def plain_step(weights: dict, state: jax.Array, fire: jax.Array, config: Config) -> jax.Array:
+    """One step as one would first write it: every cell is computed, then half are kept.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        weights: kernel and bias of "hidden" and of "output", nested by name. The rows of the
+            first kernel go channel by channel, three views each, as a grouped convolution returns
+            them.
+        state: (H, W, C) float32.
+        fire: (H, W) bool.
+        config: gives channels, step size and threshold.
+
+    Returns:
+        (H, W, C) float32, the next state.
+    """
+
+    def alive(state):
+        box = ((3, 3, 1), (1, 1, 1), "SAME")
+        tallest = jax.lax.reduce_window(state[..., -1:], -jnp.inf, jax.lax.max, *box)
+        return tallest > config.alive_threshold
+
+    perception = jax.lax.conv_general_dilated(
+        state[None],
+        jnp.tile(KERNELS[:, :, None, :], config.channels),  # (3, 3, 1, 3C)
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=config.channels,
+    )[0]
+    hidden = jax.nn.relu(perception @ weights["hidden"]["kernel"] + weights["hidden"]["bias"])
+    update = hidden @ weights["output"]["kernel"] + weights["output"]["bias"]
+    following = state + config.step_size * fire[..., None] * update
+    return (alive(state) & alive(following)) * following
+
+
+def plain_loss(weights: dict, fires: jax.Array, task: Task) -> jax.Array:
+    """Grow from the seed and average the loss over the last steps.
+
+    Args:
+        weights: as of `plain_step`.
+        fires: (T, H, W) bool.
+        task: gives the start, the target and the window.
+
+    Returns:
+        float32 scalar.
+    """
+
+    def step(state, fire):
+        state = plain_step(weights, state, fire, task.config)
+        return state, jnp.mean(jnp.square(state[..., -4:] - task.target))
+
+    return jnp.mean(jax.lax.scan(step, task.start, fires)[1][-task.config.window :])
+
+
+def make_plain(task: Task) -> tuple[Generation, Any]:
+    """Set up plain functions, `vmap` over the population, one device; see `make_ours`.
+
+    Explained in appendix A1, "What is timed".
+    """
+    weights = nnx.to_pure_dict(task.params)
+    strategy = make_strategy(task.config, weights)
+
+    @jax.jit
+    def generation(state, key):
+        key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
+        population, state = strategy.algorithm.ask(key_ask, state, strategy.params)
+        fires = task.fires(key_evaluate)
+        fitness = jax.vmap(lambda weights: plain_loss(weights, fires, task))(population)
+        return strategy.algorithm.tell(key_tell, population, fitness, state, strategy.params)[0]
+
+    return generation, strategy.init(jax.random.key(0), weights)
+
+
+def reference_system(config: Config) -> nnx.Module:
+    """Make the notebook's automaton, from the same parts of CAX.
+
+    Args:
+        config: gives the seed, channels, hidden size, step size and threshold.
+
+    Returns:
+        A complex system of CAX.
+
+    Raises:
+        ImportError: CAX is not installed, or not the 0.3 that the notebook was written for: 0.4
+            can no longer `sow`.
+    """
+    if not (found := importlib.metadata.version("cax")).startswith("0.3."):
+        raise ImportError(f"found cax {found}")
+    from cax.core import ComplexSystem
+    from cax.core.perceive import ConvPerceive, grad_kernel, identity_kernel
+    from cax.core.update import NCAUpdate
+
+    rngs, channels, seen = nnx.Rngs(config.seed), config.channels, 3 * config.channels
+    options = {"cell_dropout_rate": 0.5, "step_size": config.step_size / 2}  # dropout doubles
+    options |= {"alive_threshold": config.alive_threshold, "zeros_init": True}
+
+    class Automaton(ComplexSystem):
+        def __init__(self):
+            self.perceive = ConvPerceive(channels, seen, feature_group_count=channels, rngs=rngs)
+            self.update = NCAUpdate(channels, seen, (config.hidden,), rngs=rngs, **options)
+            views = jnp.concatenate([identity_kernel(ndim=2), grad_kernel(ndim=2)], axis=-1)
+            self.perceive.conv.kernel[...] = jnp.tile(views, channels)[:, :, None, :]
+
+        def _step(self, state, input=None, *, sow=False):
+            state = self.update(state, self.perceive(state), input)
+            if sow:
+                self.sow(nnx.Intermediate, "state", state)
+            return state
+
+    return Automaton()
+
+
+def make_reference(task: Task) -> tuple[Generation, Any]:
+    """Set up the notebook's generation: every state of every member is kept, then measured.
+
+    Explained in appendix A1, "What is timed".
+
+    Args:
+        task: what to run.
+
+    Returns:
+        As of `make_ours`.
+
+    Raises:
+        ImportError: see `reference_system`.
+    """
+    from evosax.algorithms import Open_ES
+
+    config, system = task.config, reference_system(task.config)
+    trained = nnx.All(nnx.Param, nnx.PathContains("update"))
+    solution, std = nnx.state(system, trained), optax.constant_schedule(config.std)
+    optimizer = optax.adam(config.learning_rate)
+    strategy = Open_ES(config.population, solution, optimizer=optimizer, std_schedule=std)
+    params = strategy.default_params
+
+    def loss(system, start):
+        # A batch of one. Members share its fire masks: the outer vmap leaves random keys alone.
+        axes = nnx.StateAxes({nnx.RngState: 0, nnx.Intermediate: 0, ...: None})
+        grow = functools.partial(type(system).__call__, num_steps=config.num_steps, sow=True)
+        nnx.split_rngs(splits=1)(nnx.vmap(grow, in_axes=(axes, None)))(system, start)
+        states = jax.tree.leaves(nnx.pop(system, nnx.Intermediate))[0]  # (1, T, H, W, C)
+        return jnp.mean(jnp.square(states[:, -config.window :, ..., -4:] - task.target))
+
+    @nnx.jit
+    def step(system, state, key):
+        _, key_ask, _, key_tell = jax.random.split(key, 4)
+        start = seed_state(*task.start.shape)
+        population, state = strategy.ask(key_ask, state, params)
+        nnx.update(system, population)
+        axes = nnx.StateAxes({trained: 0, ...: None})
+        fitness = nnx.vmap(loss, in_axes=(axes, None))(system, start)
+        return strategy.tell(key_tell, population, fitness, state, params)
+
+    def generation(state, key):
+        with warnings.catch_warnings():  # flax wants `sow` written otherwise by now
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return step(system, state, key)[0]
+
+    return generation, strategy.init(jax.random.key(0), solution, params)
+
+
+def table(report: dict) -> str:
+    """Lay out what `benchmark` returns as lines of text.
+
+    Explained in appendix A1, "A short race".
+    """
+    settings, ratios = report["settings"], report["ratio_to_reference"]
+    side = settings["size"] + 2 * settings["padding"]
+    lines = [
+        "{population} rollouts of {num_steps} steps, {channels} channels, hidden {hidden}, on "
+        "{0} x {0} cells; median of {repeats}".format(side, **settings),
+        f"{report['device']}; " + ", ".join(map(" ".join, report["versions"].items())),
+        f"the network's matrix products alone: {report['matmul_gflops']:.1f} GFLOP/s",
+        "FLOPs count these products on the cells computed, and leave out perception",
+        "",
+        "                rollouts/s  Mcells/s  GFLOP/s  of matmul  peak MB  x reference",
+    ]
+    for name, rollouts in report["rollouts_per_second"].items():
+        cells, gflops = report["cell_updates_per_second"][name] / 1e6, report["gflops"][name]
+        part, peak = report["fraction_of_matmul"][name], report["peak_memory_bytes"][name] / 1e6
+        ratio = f"{ratios[name]:13.2f}" if ratios else ""
+        lines.append(
+            f"{name:16}{rollouts:10.1f}{cells:10.2f}{gflops:9.2f}{part:11.1%}{peak:9.0f}{ratio}"
+        )
+    return "\n".join(lines + [f"{name}: skipped, {why}" for name, why in report["skipped"].items()])
+
+
+def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
+    """Make the notebook's experiment, at another size.
+
+    Explained in appendix A1, "How cost grows".
+
+    Args:
+        size: side of the grid in cells, the target's padding included; even.
+        steps: steps of a rollout, all of them measured.
+        **fields: others of `nca_lib.train.Config`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: size odd or under 2.
+    """
+    if not isinstance(size, int) or size < 2 or size % 2:
+        raise ValueError(f"size must be even and at least 2, got {size!r}")
+    padding = size // 12  # 4 cells around 40, as in the notebook
+    fields |= {"size": size - 2 * padding, "padding": padding, "num_steps": steps, "window": steps}
+    return dataclasses.replace(NOTEBOOK, **fields)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 for an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nca_lib.benchmark",
+        description="Time one generation of the reference notebook, of plain JAX and of nca_lib.",
+    )
+    sizes = {"size": 48, "steps": 90, "channels": 16, "hidden": 128, "population": 32}
+    for name, default in (sizes | {"repeats": 5}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    options = parser.parse_args(arguments)
+    try:
+        path = options.json  # known before the timing, not after
+        if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"--json needs a file in an existing folder, got {str(path)!r}")
+        use_cores()
+        config = notebook(**{name: getattr(options, name) for name in sizes})
+        report = benchmark(config, options.repeats, options.only)
+        print(table(report))
+        if options.json:
+            write_atomic(options.json, (json.dumps(report, indent=2) + "\n").encode())
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

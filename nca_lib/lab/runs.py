@@ -1,0 +1,303 @@
+"""Run folders: begun, resumed, written and loaded, by one trainer at a time (chapter 4, A2)."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from filelock import FileLock, Timeout
+
+from nca_lib.lab import checkpoint, images
+from nca_lib.lab.checkpoint import load_weights, read_file
+from nca_lib.lab.config import FRESH, SHIPPED, Config
+from nca_lib.lab.machine import describe_device, versions
+from nca_lib.lab.task import Task, make_measure, make_task
+
+MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
+DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before a failed write is tried again
+HISTORY = ["generation", "rollouts", "seconds", "loss"]
+HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
+
+
+MEASURED = 8  # fire-mask keys over which the loss of the mean is averaged
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder, which is made if needed: one trainer on this machine writes to it.
+
+    The kernel guards the lock: whoever dies, however suddenly, lets go of it. A folder on a network
+    may have no locks; what another machine has written is noticed by `checkpoint.save`.
+
+    Explained in appendix A2, "Two trainers, one folder".
+
+    Raises:
+        ValueError: another trainer holds it.
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        with contextlib.suppress(NotImplementedError):
+            lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is in use: another training on this machine writes to it. Wait for it, "
+            "stop it, or choose another folder"
+        ) from None
+    try:
+        for leftover in folder.glob(".*.????????.tmp"):  # of one who died while writing
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def retry(write: Callable[[], Any]) -> Any:
+    """Try to write, and if that fails a few times more, ever later: a slow folder may come back.
+
+    Explained in appendix A2, "Slow folders".
+
+    Raises:
+        OSError: it failed each time.
+    """
+    for delay in DELAYS:
+        try:
+            return write()
+        except OSError:
+            time.sleep(delay)
+    return write()
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, or to resume none."""
+    names = ("checkpoint", "checkpoint.previous", "run.json")
+    if not resume and any((out / name).exists() for name in names):
+        raise ValueError(f"{out} holds a run already; resume it or choose another folder")
+    if resume and not any((out / name).exists() for name in names[:2]):
+        raise FileNotFoundError(f"No such file: there is no checkpoint in {out} to resume")
+
+
+def begin(task: Task) -> dict:
+    """Say what a checkpoint must tell beside the arrays, for a run that is about to begin.
+
+    Explained in appendix A2, "Going on".
+
+    Args:
+        task: from `make_task`.
+
+    Returns:
+        Plain values. Configuration, a digest of the target, devices, the generation reached,
+        seconds, and rows of `HISTORY`.
+    """
+    target = hashlib.sha256(task.target.tobytes()).hexdigest()
+    place = {"target": target, "devices": [describe_device()]}
+    progress = {"generation": 0, "seconds": 0.0, "history": []}
+    return {"config": dataclasses.asdict(task.config), **place, **progress}
+
+
+def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
+    """Join what a checkpoint tells to what is about to run, if the two belong together.
+
+    Explained in appendix A2, "Going on".
+
+    Args:
+        saved: from the checkpoint.
+        meta: from `begin`.
+        points: generations that may stay in the history; see `nca_lib.lab.loop.log_points`.
+
+    Returns:
+        Like `meta`, with the progress of `saved`.
+
+    Raises:
+        ValueError: the checkpoint is not of a run; a field other than `generations` differs, or
+            `generations` is smaller here, or the target has changed: names what, and both values.
+    """
+    try:
+        config = dataclasses.asdict(Config(**saved["config"]))  # it may be older than some fields
+        progress = {"generation": saved["generation"], "seconds": float(saved["seconds"])}
+        history, before = saved["history"], saved.get("devices", meta["devices"])
+        rows = [row[0] for row in history if len(row) == len(HISTORY)]
+        is_run = len(rows) == len(history) and rows == sorted({*rows})
+        is_run = is_run and rows[-1] == saved["generation"] and isinstance(before[-1], str)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        is_run = False
+    if not is_run:
+        raise ValueError("cannot resume: the checkpoint is not one of a training")
+    for name, value in meta["config"].items():
+        if name != "generations" and config[name] != value:
+            raise ValueError(
+                f"cannot resume: {name} is {value!r} here, in the checkpoint {config[name]!r}"
+            )
+    if meta["config"]["generations"] < config["generations"]:
+        raise ValueError(
+            f"cannot resume: generations is {meta['config']['generations']} here, in the "
+            f"checkpoint {config['generations']}; it may only grow"
+        )
+    if saved.get("target", meta["target"]) != meta["target"]:
+        raise ValueError(
+            "cannot resume: the target's picture is not the checkpoint's; has Pillow another "
+            "version, or the emoji another drawing?"
+        )
+    kept = {*points, saved["generation"]}
+    here = meta["devices"][0]
+    if before[-1] != here:
+        print(f"The checkpoint is from {before[-1]}, and this is {here}: sums are rounded apart.")
+    devices = before if before[-1] == here else [*before, here]
+    return meta | progress | {"devices": devices, "history": [r for r in history if r[0] in kept]}
+
+
+def write_run(
+    out: Path, task: Task, params: Any, std: Any, history: list, command: str | None, device: str
+) -> None:
+    """Write the files of a run folder, each whole or not at all.
+
+    Args:
+        out: the folder.
+        task: from `make_task`.
+        params: the final weights.
+        std: the noise scale of each of them, a pytree of the same shapes.
+        history: rows of `HISTORY`.
+        command: how to reproduce the run.
+        device: what it was computed on.
+    """
+    (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
+    digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
+    checkpoint.write_table(out / "history.csv", [HISTORY, *digits])
+    checkpoint.save_weights(out / "weights.npz", params)
+    states = np.asarray(task.frames(params, jax.random.key(FRESH)))
+    pixels = images.upscale(images.to_rgb(states, premultiplied=task.config.premultiply), 6)
+    images.save_png(out / "final.png", pixels[-1])
+    images.save_clip(out / "growth.webp", pixels, fps=16)
+    losses = make_measure(task)(params, jax.random.split(jax.random.key(FRESH), MEASURED))
+    last = dict(zip(HISTORY, history[-1], strict=True))
+    rules = {"smooth": "growing", "ifs": "growing, by ifs", "digital": "growing, of bits and ifs"}
+    description = {
+        "rule": rules[task.config.cells],
+        "config": dataclasses.asdict(task.config),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "loss": {"mean": float(losses.mean()), "std": float(losses.std()), "keys": MEASURED},
+        "empty_loss": task.empty_loss(),
+        "std": {k: float(v.mean()) for k, v in checkpoint.weights_to_arrays(std).items()},
+        "rollouts": last["rollouts"],
+        "seconds": last["seconds"],
+        "device": device,
+        "versions": versions(),
+        "command": command,
+    }
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_atomic(out / "run.json", text.encode())
+
+
+class Run(NamedTuple):
+    """A trained run: what `load_run` returns.
+
+    Explained in chapter 4, "Half a minute of evolution".
+    """
+
+    folder: Path  #: where its files are
+    info: dict  #: run.json: provenance, final losses, the command that reproduces it
+    config: Config  #: what was trained
+    task: Task  #: target, start and rule of the configuration
+    params: Any  #: trained weights, a pytree like task.params
+    history: dict[str, np.ndarray]  #: columns of history.csv, float64
+
+    @property
+    def target(self) -> np.ndarray:
+        """The picture it was trained to grow, (H, W, 4) float32 in [0, 1]."""
+        return self.task.target
+
+    def grow(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Grow it once and return every state.
+
+        Explained in chapter 5, "Eight lizards".
+
+        Args:
+            key: decides the fire masks.
+            num_steps: T; default the configured length.
+
+        Returns:
+            (T + 1, H, W, C) float32.
+        """
+        return self.task.frames(self.params, key, num_steps)
+
+    def evaluate(self, keys: int = 8, factor: int = 1) -> np.ndarray:
+        """Recompute the loss over fresh fire masks.
+
+        Explained in chapter 5, "How alike are they?".
+
+        Args:
+            keys: number of rollouts.
+            factor: grow for `factor * num_steps` steps; the loss covers the last `window`.
+
+        Returns:
+            (keys,) float32, one loss per rollout.
+
+        Raises:
+            ValueError: keys or factor not from 1 to 1,000,000.
+        """
+        for name, value in (("keys", keys), ("factor", factor)):
+            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
+                raise ValueError(f"{name} must be an int from 1 to 1000000, got {value!r}")
+        fresh = jax.random.split(jax.random.key(FRESH), keys)
+        return np.asarray(make_measure(self.task, factor)(self.params, fresh))
+
+
+def list_runs() -> list[str]:
+    """List the names of the runs that ship with the package.
+
+    Explained in chapter 5, "The other runs".
+    """
+    folders = SHIPPED.iterdir() if SHIPPED.is_dir() else ()
+    return sorted(folder.name for folder in folders if (folder / "run.json").is_file())
+
+
+def load_run(name_or_folder: str | Path) -> Run:
+    """Load a shipped run by name, or any run folder by path.
+
+    Explained in chapter 4, "Half a minute of evolution".
+
+    Args:
+        name_or_folder: one of `list_runs()`, or a folder that `nca_lib.train` has left.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: no such run, or its weights do not fit its configuration.
+
+    Example:
+        >>> run = load_run("lizard")
+        >>> run.evaluate(keys=8).shape
+        (8,)
+    """
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
+    is_shipped = str(name_or_folder) in list_runs()
+    folder = SHIPPED / str(name_or_folder) if is_shipped else Path(name_or_folder)
+    if not os.path.isfile(folder / "run.json"):  # noqa: PTH113 (of names too long: false)
+        raise ValueError(
+            f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
+            "folder with a run.json"
+        )
+    try:
+        info = json.loads(read_file(folder / "run.json", MAX_FILE))
+        config = Config(**info["config"])
+        lines = read_file(folder / "history.csv", MAX_FILE).decode().splitlines()
+        table = np.genfromtxt(lines, delimiter=",", names=True, ndmin=1)
+        history = {name: table[name] for name in HISTORY}
+        if history["generation"][-1] != config.generations:
+            raise ValueError(f"the history ends at generation {history['generation'][-1]:g}")
+    except Exception as error:  # json and csv raise nearly anything on damaged files
+        raise ValueError(f"the run folder {folder} is damaged: {error!r}") from error
+    task = make_task(config)
+    params = load_weights(folder / "weights.npz", like=task.params)
+    return Run(folder, info, config, task, params, history)

@@ -1,0 +1,330 @@
+"""A configuration becomes a target, a start, a rule and what is minimised (chapter 4)."""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
+from nca_lib.evolution import (
+    Strategy,
+    make_evolve,
+    open_es,
+    pgpe,
+    population_mesh,
+    second_moments,
+    whitened,
+)
+from nca_lib.lab import checkpoint
+from nca_lib.lab.config import SHIPPED, Config
+from nca_lib.lab.goals import GOALS, bit
+from nca_lib.lab.machine import free_memory, memory_needed, plan_chunk
+from nca_lib.loss import mse, window_loss
+from nca_lib.model import NCA, seed_state
+from nca_lib.rollout import damage, fire_schedule, record
+from nca_lib.target import load_emoji
+
+STRATEGIES = {"open_es": open_es, "pgpe": pgpe, "whitened": whitened}
+
+
+class Task(NamedTuple):
+    """What a configuration stands for: a target, a start, and a rule split into two parts.
+
+    Explained in chapter 4, "A black box that returns one number".
+    """
+
+    config: Config  #: what is to run
+    target: np.ndarray  #: (H, W, 4) float32, zero for a goal without a target
+    start: jax.Array  #: (H, W, C) float32, one living cell
+    params: nnx.State  #: initial weights, a pytree
+    merge: Callable[[Any], NCA]  #: params -> cell rule
+    measure: Callable[[jax.Array], jax.Array]  #: state -> float32 scalar, lower is better
+
+    def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Draw fire masks for a rollout.
+
+        Args:
+            key: random key.
+            num_steps: T; default the configured length.
+
+        Returns:
+            See `nca_lib.rollout.fire_schedule`.
+        """
+        height, width, _ = self.start.shape
+        num_steps = self.config.num_steps if num_steps is None else num_steps
+        return fire_schedule(key, num_steps, height, width, self.config.mask)
+
+    def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
+        """Grow once from the seed and measure.
+
+        Explained in chapter 4, "A black box that returns one number".
+
+        Args:
+            params: weights, like `self.params`.
+            key: decides the fire masks.
+            factor: grow for this many times the configured steps; the window keeps its length.
+
+        Returns:
+            float32 scalar, lower is better.
+        """
+        return self.judge(params, self.start, self.fires(key, factor * self.config.num_steps), 0)[0]
+
+    def judge(
+        self,
+        params: Any,
+        start: jax.Array,
+        fires: jax.Array,
+        reach: int | None = None,
+        overflow: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Grow from a start and measure: `nca_lib.loss.window_loss` of this task.
+
+        Args:
+            params: weights, like `self.params`.
+            start: (H, W, C) float32.
+            fires: from `fires`.
+            reach: see `nca_lib.rollout.stages`.
+            overflow: weight of `nca_lib.loss.overflow_loss`.
+
+        Returns:
+            The loss, a float32 scalar, and the last state (H, W, C).
+        """
+        model, window = self.merge(params), self.config.window
+        return window_loss(model, start, fires, self.measure, window, reach, overflow)
+
+    def empty_loss(self) -> float:
+        """Measure a grid with nothing on it: what a dead population scores."""
+        return float(self.measure(jnp.zeros_like(self.start)))
+
+    def dead_loss(self) -> float:
+        """What a population scores that does not find its way back; NaN if there is no such trap.
+
+        An empty grid is one. Where the goal is no picture, populations climb out of it.
+        """
+        return self.empty_loss() if self.config.goal == "target" else math.nan
+
+    def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw what all members of a generation share: where they start, and which cells fire.
+
+        Without `age` they start from the seed. With it, only a third of the generations do. In the
+        others the mean of the search distribution has already grown the start, for a number of
+        steps that is log-uniform from 1 to `age`, and it may be damaged. This stands in for the
+        sample pool of Distill: it costs these steps once a generation, and nothing is stored.
+
+        Explained in chapter 5, "A lizard that lasts".
+
+        Args:
+            params: weights of the mean.
+            key: random key.
+
+        Returns:
+            Start (H, W, C) float32 and fire masks, see `fires`.
+        """
+        if self.config.age == 0:
+            return self.start, self.fires(key)
+        key_fires, key_luck, key_grow, key_damage = jax.random.split(key, 4)
+        model, (old, scale, hurt) = self.merge(params), jax.random.uniform(key_luck, (3,))
+        age = jnp.where(old < 1 / 3, 0, (self.config.age + 1.0) ** scale).astype(jnp.int32)
+
+        def live(number, state):
+            return model(state, self.fires(jax.random.fold_in(key_grow, number), 1)[0])
+
+        start = jax.lax.fori_loop(0, age, live, self.start)
+        hurt = (age > 0) & (hurt < self.config.damage)
+        start = jnp.where(hurt, damage(key_damage, start), start)
+        # What died or is exploding teaches nothing. (NaN is not below a bound.)
+        usable = (start[..., -1].max() > self.config.alive_threshold) & (jnp.abs(start).max() < 100)
+        return jnp.where(usable, start, self.start), self.fires(key_fires)
+
+    def fitness(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Grow from a prepared start and measure: what evolution minimises.
+
+        Args:
+            params: weights of one member.
+            luck: from `prepare`.
+
+        Returns:
+            float32 scalar.
+        """
+        reach = 0 if self.config.age == 0 else None
+        return self.judge(params, *luck, reach, self.config.overflow)[0]
+
+    def look(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        """Grow from a prepared start and see what the layers see.
+
+        Args:
+            params: weights.
+            luck: from `prepare`.
+
+        Returns:
+            The second moments of each layer by name, (inputs + 1, inputs + 1) float32.
+        """
+        return second_moments(self.merge(params), *luck)
+
+    def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+        """Grow once and keep every state.
+
+        Args:
+            params: weights, like `self.params`.
+            key: decides the fire masks.
+            num_steps: T; default the configured length.
+
+        Returns:
+            (T + 1, H, W, C) float32.
+        """
+        return record(self.merge(params), self.start, self.fires(key, num_steps))
+
+
+def make_task(config: Config, surrogate: str = "") -> Task:
+    """Turn a configuration into arrays, a rule and a goal.
+
+    Explained in chapter 4, "A black box that returns one number".
+
+    Args:
+        config: what is to run.
+        surrogate: what stands for decisions in cells and goal; by default nothing, whatever the
+            configuration has for training.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: the configuration or the emoji is not usable.
+    """
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be a Config such as PRESETS['pocket'], got {config!r}")
+    if config.goal == "target":
+        target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
+        measure = functools.partial(mse, target=jnp.asarray(target))
+    else:
+        target = np.zeros((config.size + 2 * config.padding,) * 2 + (4,), np.float32)
+        measure = functools.partial(GOALS[config.goal], surrogate=surrogate)
+    rule = {}
+    if config.cells != "smooth":
+        rule["activation"] = functools.partial(bit, surrogate=surrogate)
+    if config.cells == "digital":
+        rule["post_step"] = lambda state: bit(state - 0.5, surrogate)
+    model = NCA(
+        config.channels,
+        config.hidden,
+        step_size=config.step_size,
+        alive_threshold=config.alive_threshold,
+        precision=config.precision,
+        **rule,
+        rngs=nnx.Rngs(config.seed),
+    )
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    start = seed_state(*target.shape[:2], config.channels)
+    return Task(
+        config, target, start, params, lambda params: nnx.merge(graph, params, rest), measure
+    )
+
+
+def initial_weights(config: Config, params: Any) -> Any:
+    """Read the weights that a run starts from, if its configuration names any.
+
+    Args:
+        config: names another run, or none.
+        params: random initial weights.
+
+    Returns:
+        The other run's weights, or `params`.
+
+    Raises:
+        ValueError: there is no such run, or its weights have other shapes.
+    """
+    if not config.init:
+        return params
+    for folder in (SHIPPED / config.init, Path(config.init)):
+        if os.path.isfile(folder / "weights.npz"):  # noqa: PTH113 (of names too long: false)
+            return checkpoint.load_weights(folder / "weights.npz", like=params)
+    raise ValueError(f"init must be a shipped run or a run folder, got {config.init!r}")
+
+
+def make_strategy(config: Config, params: Any) -> Strategy:
+    """Set up the evolution strategy of a configuration.
+
+    Explained in chapter 4, "Many generations in one call".
+
+    Args:
+        config: names the strategy and its settings.
+        params: pytree of float32 arrays, the shape of one member.
+
+    Returns:
+        The strategy.
+    """
+    std, options = config.std, {}
+    if config.strategy != "open_es":
+        options["std_rate"] = config.std_rate
+    if config.strategy == "whitened":
+        std *= math.sqrt(1064 / sum(leaf.size for leaf in jax.tree.leaves(params)))
+    return STRATEGIES[config.strategy](
+        params, config.population, std, learning_rates(config), **options
+    )
+
+
+def learning_rates(config: Config) -> Callable[[int], float]:
+    """Plan the size of the steps: they fall along a cosine, over generations.
+
+    Explained in chapter 4, "How large a step".
+    """
+    start, share = config.learning_rate, config.learning_rate_end
+    return optax.cosine_decay_schedule(start, config.generations, share)
+
+
+def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Descent, Callable]:
+    """Set up what a configuration asks for, evolution or backpropagation.
+
+    Explained in chapter 6, "The same task, twice".
+
+    Args:
+        task: from `make_task`. Where its configuration names a surrogate, that is what is trained.
+        chunk: see `plan_chunk`.
+
+    Returns:
+        The strategy, and the compiled loop `(state, key, start, count) -> (state, metrics)`.
+
+    Raises:
+        ValueError: see `plan_chunk`, or backpropagation would need more memory than is free.
+    """
+    config = task.config
+    if config.strategy == "backprop":
+        share = config.population // population_mesh(config.population).size
+        step = memory_needed(config, share) - memory_needed(config, 0)
+        pool = 3 * POOL * task.start.nbytes if config.age else 0  # old, new, and one to copy
+        needed, free = config.num_steps * step + pool, free_memory()
+        if needed > free:
+            raise ValueError(
+                f"gradients through num_steps {config.num_steps} of a population of "
+                f"{config.population} need about {needed / 1e9:.2g} GB on each device, and "
+                f"{free / 1e9:.2g} GB are free"
+            )
+        optimizer = adam_of_directions(learning_rates(config))
+        descent = Descent(optimizer, task.start, POOL if config.age else 0)
+        trained = make_task(config, config.surrogate) if config.surrogate else task
+        return descent, make_descend(descent, trained)
+    strategy, chunk = make_strategy(config, task.params), chunk or plan_chunk(config)
+    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look)
+
+
+def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
+    """Compile (params, keys) -> losses, one for each key: how good weights are, and how surely.
+
+    Explained in chapter 6, "The same task, twice".
+
+    Args:
+        task: from `make_task`.
+        factor: see `Task.loss`.
+
+    Returns:
+        Function of the weights and (N,) random keys, giving (N,) float32.
+    """
+    return jax.jit(lambda params, keys: jax.lax.map(lambda k: task.loss(params, k, factor), keys))

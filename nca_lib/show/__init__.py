@@ -1,0 +1,1 @@
+"""For people who look: in a notebook, or in a page."""
