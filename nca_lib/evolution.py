@@ -6,8 +6,6 @@ each evaluates its share, and only the fitness, one number a member, crosses bet
 Everything else is computed on every device alike.
 """
 
-import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,40 +19,6 @@ from jax.sharding import Mesh, PartitionSpec
 from nca_lib.model import NCA, living_mask, perceive
 
 AXIS = "population"  # name of the mesh axis that members are spread over
-
-
-def use_cores(cores: int | None = None) -> int:
-    """Split the CPU into one JAX device per core; call it before any other use of JAX.
-
-    XLA uses several cores for one large operation, but an NCA step is many small ones: members of
-    a population in parallel use the cores better. On a machine with a GPU this changes nothing.
-
-    Explained in appendix A1, "One change at a time".
-
-    Args:
-        cores: number of CPU devices; default the cores this process may use.
-
-    Returns:
-        The number of devices that JAX will use by default.
-
-    Raises:
-        ValueError: cores not an int from 1 to 1024.
-        RuntimeError: JAX has already started with another number of CPU devices.
-    """
-    if cores is not None and not (isinstance(cores, int) and 1 <= cores <= 1024):
-        raise ValueError(f"cores must be an int from 1 to 1024, got {cores!r}")
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        cores = cores or available or os.cpu_count() or 1
-        try:
-            jax.config.update("jax_num_cpu_devices", cores)
-        except RuntimeError:  # the backend is already up: fine if it is what was asked for
-            if jax.default_backend() == "cpu" and jax.local_device_count() != cores:
-                raise RuntimeError(
-                    f"use_cores() came too late: JAX already runs on {jax.local_device_count()} "
-                    f"CPU device(s), not {cores}. Restart and call it before any array is made."
-                ) from None
-    return jax.local_device_count()
 
 
 class Strategy(NamedTuple):
@@ -206,12 +170,7 @@ def open_es(
 
     Returns:
         The strategy. It minimises.
-
-    Raises:
-        ValueError: population odd or under 2, or std not a positive number.
     """
-    check_population(population)
-    check_std(std)
     # Importing evosax.algorithms makes arrays, which starts JAX: too late for `use_cores` after it.
     from evosax.algorithms import Open_ES
 
@@ -252,9 +211,6 @@ def pgpe(
 
     Returns:
         The strategy. It minimises.
-
-    Raises:
-        ValueError: population odd or under 2, or std not a positive number.
     """
     descent = optax.sgd(learning_rate, momentum=0.9)
     return Strategy(*_pgpe(params, population, std, descent, std_rate))
@@ -262,8 +218,6 @@ def pgpe(
 
 def _pgpe(params, population, std, optimizer, std_rate):
     """Set up evosax's PGPE: the algorithm, and its settings."""
-    check_population(population)
-    check_std(std)
     from evosax.algorithms import PGPE
 
     algorithm = PGPE(population, params, optimizer=optimizer, metrics_fn=summarise)
@@ -310,9 +264,6 @@ def whitened(
 
     Returns:
         The strategy. It minimises, and wants a `look` of `make_evolve`.
-
-    Raises:
-        ValueError: population odd or under 2, or std not a positive number.
     """
     descent = optax.chain(to_weights(params), optax.sgd(learning_rate, momentum=0.9))
     return Strategy(*_pgpe(params, population, std, descent, std_rate), whitens=True)
@@ -427,34 +378,6 @@ def second_moments(model: NCA, start: jax.Array, fires: jax.Array) -> dict[str, 
     (end, sums, count), _ = jax.lax.scan(step, (start, sums, jnp.float32(0.0)), fires)
     grew = (end != start).any() & living_mask(end, model.alive_threshold).any()
     return {name: jnp.where(grew, total / count, jnp.nan) for name, total in sums.items()}
-
-
-def check_population(population: int) -> None:
-    """Refuse a population that cannot be made of mirrored pairs.
-
-    Explained in chapter 4, "The estimator, and its mirror image".
-
-    Args:
-        population: N, number of members.
-
-    Raises:
-        ValueError: odd, or under 2.
-    """
-    if not isinstance(population, int) or population < 2 or population % 2:
-        raise ValueError(f"population must be even and at least 2, got {population!r}")
-
-
-def check_std(std: float) -> None:
-    """Refuse a noise scale that makes all members alike, or none of them finite.
-
-    Args:
-        std: noise scale sigma.
-
-    Raises:
-        ValueError: it is not a finite number above 0.
-    """
-    if not isinstance(std, int | float) or not 0 < std < math.inf:
-        raise ValueError(f"std must be a finite number above 0, got {std!r}")
 
 
 def population_mesh(population: int) -> Mesh:

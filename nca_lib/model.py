@@ -18,6 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float, Integer
+
+Array = jax.Array | np.ndarray
+State = Float[Array, "H W C"]
 
 # What a cell sees of its 3 x 3 neighbourhood, for each channel: (3, 3, K), K = 3 kernels.
 # Identity, and the two Sobel derivatives d/dy and d/dx, scaled so that |weights| sum to one.
@@ -27,64 +31,48 @@ IDENTITY = np.outer([0.0, 1.0, 0.0], [0.0, 1.0, 0.0])
 KERNELS = np.stack([IDENTITY, np.outer(DIFF, SMOOTH) / 8, np.outer(SMOOTH, DIFF) / 8], axis=-1)
 KERNELS = KERNELS.astype(np.float32)
 
+# How the two dense layers compute: the dtype of their operands, and XLA's precision for products.
+PRECISIONS = {
+    "float32": (None, "highest"),
+    "tf32": (None, "high"),  # on NVIDIA GPUs since 2020: 10 bits of mantissa instead of 23
+    "bfloat16": (jnp.bfloat16, None),  # 7 bits
+}
+
 #: Most numbers in one array, half a gigabyte: more is a slip of the hand.
 MAX_ELEMENTS = 2**27
 
+# Activations of the hidden layer computed at once. Of a larger product a CPU's matrix library keeps
+# finished pieces queued until the call ends, 5 kB a step: memory would grow with the steps.
+BLOCK = 2**16
 
-def check_state(state: jax.Array, channels: int = 4, batched: bool = False) -> None:
-    """Refuse what is not a state; looks at the shape alone, never at values.
 
-    Args:
-        state: anything.
-        channels: least number of channels.
-        batched: whether there may be further axes in front.
+def seed_state(height: int, width: int, channels: int) -> State:
+    """Make the state that everything grows from: one cell with alpha 1 in an empty grid.
 
-    Raises:
-        ValueError: it is not an array of this shape.
+    It is (H, W, C) float32, zero but for alpha at (H // 2, W // 2). A ValueError names sizes that
+    are no grid of at least four channels. Explained in chapter 2, "A grid of cells".
     """
-    shape = getattr(state, "shape", None)
-    rank = 0 if shape is None else len(shape)
-    if rank < 3 or (rank > 3 and not batched) or shape[-1] < channels:
-        wanted = f"({'..., ' * batched}H, W, C) with C at least {channels}"
-        found = repr(state) if shape is None else shape
-        raise ValueError(f"state must be an array {wanted}, got {found}")
+    check_size(height, width, channels)
+    if channels < 4:
+        raise ValueError(f"channels must be at least 4 (RGBA), got {channels}")
+    state = jnp.zeros((height, width, channels), jnp.float32)
+    return state.at[height // 2, width // 2, -1].set(1.0)
 
 
-def check_size(height: int, width: int, depth: int = 1) -> None:
-    """Refuse a size that no grid can have, or none that fits in memory.
-
-    Args:
-        height: H, in cells.
-        width: W, in cells.
-        depth: what there is of each cell: channels, or steps.
-
-    Raises:
-        ValueError: one is not an int of at least 1, or they make more than `MAX_ELEMENTS` numbers.
-    """
-    sizes = height, width, depth
+def check_size(*sizes: int) -> None:
+    """Refuse a size that no grid can have, or none that fits in memory: a ValueError names it."""
     whole = all(isinstance(n, int | np.integer) and n >= 1 for n in sizes)
     if not whole or math.prod(map(int, sizes)) > MAX_ELEMENTS:
         raise ValueError(f"need at least 1 x 1 cells, {MAX_ELEMENTS} numbers at most, got {sizes}")
 
 
-def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
+def perceive(state: State, kernels: Float[Array, "3 3 K"] = KERNELS) -> Float[Array, "H W K*C"]:
     """Let every cell see its neighbourhood through fixed 3 x 3 kernels.
 
-    Explained in chapter 2, "See".
-
-    Args:
-        state: (H, W, C) float32. Beyond the border everything is zero.
-        kernels: (3, 3, K) float32, applied to each channel alike (a cross-correlation).
-
-    Returns:
-        (H, W, K * C) float32, all channels through the first kernel, then through the second, ...
-
-    Raises:
-        ValueError: the state or the kernels have another number of axes.
+    Each kernel is applied to each channel alike (a cross-correlation); beyond the border everything
+    is zero. Of (H, W, C) float32 it gives (H, W, K * C): all channels through the first kernel,
+    then through the second, and so on. Explained in chapter 2, "See".
     """
-    check_state(state, channels=1)
-    if np.ndim(kernels) != 3 or np.shape(kernels)[:2] != (3, 3):
-        raise ValueError(f"kernels must be (3, 3, K), got {np.shape(kernels)}")
     height, width, _ = state.shape
     padded = jnp.pad(state, ((1, 1), (1, 1), (0, 0)))
     shifted = {
@@ -97,47 +85,23 @@ def perceive(state: jax.Array, kernels: np.ndarray = KERNELS) -> jax.Array:
     return jnp.concatenate(views, axis=-1)
 
 
-def living_mask(state: jax.Array, threshold: float = 0.1) -> jax.Array:
+def living_mask(state: State, threshold: float = 0.1) -> Bool[Array, "H W 1"]:
     """Find the cells that are alive or have a living neighbour.
 
-    Explained in chapter 2, "Live".
-
-    Args:
-        state: (H, W, C) float32; alpha is the last channel.
-        threshold: alpha above which a cell counts as mature.
-
-    Returns:
-        (H, W, 1) bool, true where the largest alpha in the 3 x 3 neighbourhood exceeds threshold.
-
-    Raises:
-        ValueError: the state has another number of axes.
+    True where the largest alpha (the last channel) in the 3 x 3 neighbourhood exceeds the
+    threshold. Explained in chapter 2, "Live".
     """
-    check_state(state, channels=1)
     alpha = jnp.pad(state[..., -1], 1)
     tallest = jnp.maximum(jnp.maximum(alpha[:-2], alpha[1:-1]), alpha[2:])
     tallest = jnp.maximum(jnp.maximum(tallest[:, :-2], tallest[:, 1:-1]), tallest[:, 2:])
     return (tallest > threshold)[..., None]
 
 
-# How the two dense layers compute: the dtype of their operands, and XLA's precision for products.
-PRECISIONS = {
-    "float32": (None, "highest"),
-    "tf32": (None, "high"),  # on NVIDIA GPUs since 2020: 10 bits of mantissa instead of 23
-    "bfloat16": (jnp.bfloat16, None),  # 7 bits
-}
-
-# Activations of the hidden layer computed at once. Of a larger product a CPU's matrix library keeps
-# finished pieces queued until the call ends, 5 kB a step: memory would grow with the steps.
-BLOCK = 2**16
-
-
 class NCA(nnx.Module):
     """The network that every cell runs, and one step of the whole grid.
 
-    Explained in chapter 2, "One whole step".
-
     Two dense layers, shared by all cells: 3C -> hidden -> C. The last one starts at zero, so that
-    an untrained rule leaves the grid as it is.
+    an untrained rule leaves the grid as it is. Explained in chapter 2, "One whole step".
 
     Args:
         channels: C, at least 4 (RGBA).
@@ -146,8 +110,7 @@ class NCA(nnx.Module):
             the CAX notebook, which doubles the updates it keeps.
         alive_threshold: see `living_mask`.
         precision: of the dense layers, "float32", "tf32" or "bfloat16"; the state is always
-            float32. On a CPU "tf32" is float32. See
-            appendix A1, "Fewer bits".
+            float32. On a CPU "tf32" is float32. See appendix A1, "Fewer bits".
         activation: of the hidden layer.
         post_step: what becomes of a cell's numbers after each update; nothing by default. Cells
             that do not fire pass through it as well. See chapter 7, "Cells made of ifs".
@@ -194,27 +157,17 @@ class NCA(nnx.Module):
         self.activation = activation
         self.post_step = post_step
 
-    def update(self, perception: jax.Array) -> jax.Array:
-        """Compute what a cell adds to itself: perception (..., 3C) -> (..., C), both float32.
-
-        Explained in chapter 2, "Think".
-
-        Raises:
-            ValueError: the perception is of a state with other channels.
-        """
-        if perception.shape[-1] != self.hidden.in_features:
-            wanted = f"(..., {self.hidden.in_features})"
-            raise ValueError(f"perception must be {wanted} (3C), got {perception.shape}")
-        shape = (*perception.shape[:-1], self.output.out_features)
+    def update(self, perception: Float[Array, "*cells 3*C"]) -> Float[Array, "*cells C"]:
+        """Think: compute what a cell adds to itself. Explained in chapter 2, "Think"."""
         rows = perception.reshape(-1, perception.shape[-1])
         blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
         update = jnp.concatenate(
             [self.output(self.activation(self.hidden(block))) for block in blocks]
         )
-        return self.step_size * update.astype(jnp.float32).reshape(shape)
+        return self.step_size * update.astype(jnp.float32).reshape(*perception.shape[:-1], -1)
 
-    def __call__(self, state: jax.Array, fire: jax.Array) -> jax.Array:
-        """Advance the grid by one step.
+    def __call__(self, state: State, fire: Bool[Array, "H W"] | Integer[Array, " N"]) -> State:
+        """Advance the grid by one step: see, think, fire, live.
 
         Args:
             state: (H, W, C) float32.
@@ -226,19 +179,15 @@ class NCA(nnx.Module):
             (H, W, C) float32, the next state.
 
         Raises:
-            ValueError: the state or fire has another shape, or fire another dtype.
+            ValueError: fire has another shape or dtype.
         """
-        check_state(state)
-        cells = state.shape[0] * state.shape[1]
-        shape = state.shape[:2] if fire.dtype == bool else (min(fire.size, cells),)
-        if fire.shape != shape or fire.dtype.kind not in "biu":
-            raise ValueError(
-                f"fire must be a bool mask {state.shape[:2]} or indices (N,), got {fire.dtype} "
-                f"{fire.shape}"
-            )
+        is_mask = fire.dtype == bool
+        if fire.shape != state.shape[:2] if is_mask else fire.ndim != 1 or fire.dtype.kind != "i":
+            wanted = f"a bool mask {state.shape[:2]} or int indices (N,)"
+            raise ValueError(f"fire must be {wanted}, got {fire.dtype} {fire.shape}")
         alive = living_mask(state, self.alive_threshold)
         perception = perceive(state)  # (H, W, 3C)
-        if fire.dtype == bool:
+        if is_mask:
             state = state + jnp.where(fire[..., None], self.update(perception), 0.0)
         else:
             cells = state.reshape(-1, state.shape[-1])  # (H * W, C)
@@ -248,25 +197,3 @@ class NCA(nnx.Module):
         state = self.post_step(state)
         alive &= living_mask(state, self.alive_threshold)  # alive before and after
         return jnp.where(alive, state, 0.0)
-
-
-def seed_state(height: int, width: int, channels: int) -> jax.Array:
-    """Make the state that everything grows from: one cell with alpha 1 in an empty grid.
-
-    Explained in chapter 2, "A grid of cells".
-
-    Args:
-        height: H, in cells.
-        width: W, in cells.
-        channels: C, at least 4.
-
-    Returns:
-        (H, W, C) float32, zero but for alpha at (H // 2, W // 2).
-
-    Raises:
-        ValueError: a size is under 1, channels under 4, or the state larger than `MAX_ELEMENTS`.
-    """
-    check_size(height, width, channels)
-    if channels < 4:
-        raise ValueError(f"need at least 1 x 1 cells of 4, got {(height, width, channels)}")
-    return jnp.zeros((height, width, channels)).at[height // 2, width // 2, -1].set(1.0)

@@ -8,22 +8,22 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32, Key
 
-from nca_lib.model import MAX_ELEMENTS, NCA, check_size, check_state
+from nca_lib.model import MAX_ELEMENTS, NCA, Array, State, check_size
 
 MASKS = ("paired", "bernoulli")
+Fires = Int32[Array, "T N"] | Bool[Array, "T H W"]
 
 
 def fire_schedule(
-    key: jax.Array, num_steps: int, height: int, width: int, mask: str = "paired"
-) -> jax.Array:
+    key: Key[Array, ""], num_steps: int, height: int, width: int, mask: str = "paired"
+) -> Fires:
     """Draw which cells fire at each step; every cell fires half of the time.
 
     "paired" takes the cells two by two and lets exactly one of each pair fire. The number of
     firing cells is then fixed, so only they need computing; their indices come out sorted.
-    "bernoulli" tosses a coin for each cell, as Distill does.
-
-    Explained in chapter 2, "Fire".
+    "bernoulli" tosses a coin for each cell, as Distill does. Explained in chapter 2, "Fire".
 
     Args:
         key: random key.
@@ -63,26 +63,11 @@ def stages(
     alive suffices, since a cell's neighbours decide whether it lives. Every crop is a program of
     its own to compile, hence a few sizes and not one for each step.
 
-    Explained in appendix A1, "One change at a time".
-
-    Args:
-        height: H, in cells.
-        width: W, in cells.
-        num_steps: T, number of steps.
-        reach: how far from the centre (H // 2, W // 2) a cell may be other than zero at the start;
-            None if that is not known.
-
-    Returns:
-        For each stage its first step, the step after its last, and its margin, the number of
-        cells left out on each side. It is even, so that no pair of cells is cut.
-
-    Raises:
-        ValueError: reach or num_steps is negative, or a size is under 1.
+    `reach` tells how far from the centre (H // 2, W // 2) a cell may be other than zero at the
+    start; None if that is not known. For each stage the plan has its first step, the step after its
+    last, and its margin, the number of cells left out on each side, which is even, so that no pair
+    of cells is cut. Explained in appendix A1, "One change at a time".
     """
-    if min(height, width) < 1 or num_steps < 0:
-        raise ValueError(f"no grid and number of steps: {height} x {width}, {num_steps}")
-    if reach is not None and reach < 0:
-        raise ValueError(f"reach must be at least 0, got {reach}")
     radius = (min(height, width) - 1) // 2  # the nearest border, seen from the centre
     notch = max(2, radius // 4 + radius // 4 % 2)
     plan, step = [], 0
@@ -95,24 +80,10 @@ def stages(
     return plan + [(step, num_steps, 0)] * (step < num_steps)
 
 
-def crop_fires(fires: jax.Array, width: int, margin: int) -> jax.Array:
-    """Restrict a fire schedule to the grid without `margin` cells (even) on each side.
-
-    Args:
-        fires: (T, H * W / 2) int32 or (T, H, W) bool, from `fire_schedule`.
-        width: W, in cells; even.
-        margin: cells to leave out on each side.
-
-    Returns:
-        The same form for the smaller grid.
-
-    Raises:
-        ValueError: margin is odd, or leaves nothing of the grid.
-    """
+def crop_fires(fires: Fires, width: int, margin: int) -> Fires:
+    """Restrict a fire schedule to the grid without `margin` cells on each side (both even)."""
     if margin == 0:
         return fires
-    if width % 2 or margin % 2 or not 0 < 2 * margin < width:
-        raise ValueError(f"width and margin must be even, and leave cells: {width} and {margin}")
     if fires.dtype == bool:
         return fires[:, margin:-margin, margin:-margin]
     pairs = fires.reshape(len(fires), -1, width // 2)[:, margin:-margin, margin // 2 : -margin // 2]
@@ -120,17 +91,8 @@ def crop_fires(fires: jax.Array, width: int, margin: int) -> jax.Array:
     return (row * (width - 2 * margin) + column).reshape(len(fires), -1)
 
 
-def check_fires(state: jax.Array, fires: jax.Array) -> None:
-    """Refuse a fire schedule that was drawn for another grid than a state's; indices would be lost.
-
-    Args:
-        state: (H, W, C) float32.
-        fires: (T, H * W / 2) int32 or (T, H, W) bool, from `fire_schedule`.
-
-    Raises:
-        ValueError: the state has another shape, or the fires are of another grid.
-    """
-    check_state(state)
+def check_fires(state: State, fires: Fires) -> None:
+    """Refuse a schedule that was drawn for another grid: its indices would be lost in silence."""
     height, width, _ = state.shape
     if fires.shape[1:] != ((height, width) if fires.dtype == bool else (height * width // 2,)):
         raise ValueError(
@@ -141,29 +103,22 @@ def check_fires(state: jax.Array, fires: jax.Array) -> None:
 
 def grow_and_measure(
     model: NCA,
-    state: jax.Array,
-    fires: jax.Array,
-    measure: Callable[[jax.Array], jax.Array],
+    state: State,
+    fires: Fires,
+    measure: Callable[[State], Float[Array, ""]],
     reach: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[State, Float[Array, ""]]:
     """Run the rule and sum a measure over the steps, without keeping the states.
 
-    The sum rides in the scan's carry: memory does not grow with the number of steps.
-
-    Explained in chapter 3, "Measure, do not keep".
-
-    Args:
-        model: the cell rule.
-        state: (H, W, C) float32, where to start; it is not measured itself.
-        fires: (T, ...), from `fire_schedule`; T may be zero.
-        measure: maps a state (H, W, C) to a float32 scalar.
-        reach: see `stages`; 0 for `seed_state`. It saves work and changes results by rounding only.
+    The sum rides in the scan's carry: memory does not grow with the number of steps. The start
+    itself is not measured. `reach` (see `stages`; 0 for `seed_state`) saves work and changes
+    results by rounding only. Explained in chapter 3, "Measure, do not keep".
 
     Returns:
         The last state (H, W, C) and the sum of `measure` over the T states after each step.
 
     Raises:
-        ValueError: the state has another shape, or the fires are of another grid.
+        ValueError: the fires are of another grid.
     """
     check_fires(state, fires)
     height, width, _ = state.shape
@@ -183,39 +138,19 @@ def grow_and_measure(
     return state, total
 
 
-def grow(model: NCA, state: jax.Array, fires: jax.Array, reach: int | None = None) -> jax.Array:
+def grow(model: NCA, state: State, fires: Fires, reach: int | None = None) -> State:
     """Run the rule for as many steps as `fires` is long and return the last state.
 
-    Explained in chapter 3, "Measure, do not keep".
-
-    Args:
-        model: the cell rule.
-        state: (H, W, C) float32, where to start.
-        fires: (T, ...), from `fire_schedule`; T may be zero.
-        reach: see `grow_and_measure`.
-
-    Returns:
-        (H, W, C) float32.
+    See `grow_and_measure`. Explained in chapter 3, "Measure, do not keep".
     """
     return grow_and_measure(model, state, fires, lambda state: jnp.float32(0.0), reach)[0]
 
 
-def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
-    """Run the rule and keep every state, the first included.
+def record(model: NCA, state: State, fires: Fires) -> Float[Array, "T+1 H W C"]:
+    """Run the rule and keep every state, the first included: (T + 1, H, W, C) float32.
 
-    Explained in chapter 3, "A life, step by step".
-
-    Args:
-        model: the cell rule.
-        state: (H, W, C) float32, where to start.
-        fires: (T, ...), from `fire_schedule`.
-
-    Returns:
-        (T + 1, H, W, C) float32.
-
-    Raises:
-        ValueError: the state has another shape, the fires are of another grid, or the record would
-            be larger than `nca_lib.model.MAX_ELEMENTS`.
+    A ValueError says that the fires are of another grid, or the record would be larger than
+    `nca_lib.model.MAX_ELEMENTS`. Explained in chapter 3, "A life, step by step".
     """
     check_fires(state, fires)
     if (len(fires) + 1) * state.size > MAX_ELEMENTS:
@@ -228,68 +163,32 @@ def record(model: NCA, state: jax.Array, fires: jax.Array) -> jax.Array:
     return jnp.concatenate([state[None], jax.lax.scan(step, state, fires)[1]])
 
 
-def half(height: int, width: int, angle: float, offset: float = 0.0) -> jax.Array:
+def half(height: int, width: int, angle: float, offset: float = 0.0) -> Bool[Array, "H W"]:
     """Mark the half of a grid on one side of a line.
 
-    Explained in chapter 5, "Damage".
-
-    Args:
-        height: H, in cells.
-        width: W, in cells.
-        angle: direction of the marked side, in radians: 0 the right half, pi / 2 the lower one.
-        offset: distance of the line from the centre of the grid, in cells.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ValueError: a size is under 1, or the grid larger than `nca_lib.model.MAX_ELEMENTS`.
+    The angle, in radians, is the direction of the marked side: 0 the right half, pi / 2 the lower
+    one. `offset` is the distance of the line from the centre, in cells. Explained in chapter 5,
+    "Damage".
     """
-    check_size(height, width)
     rows = jnp.arange(0.5, height)[:, None] - height / 2  # of the middle of each cell
     columns = jnp.arange(0.5, width) - width / 2
     return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
 
 
-def disc(height: int, width: int, row: float, column: float, radius: float) -> jax.Array:
-    """Mark a disc of a grid: the cells whose middles are within a radius of a point.
+def disc(height: int, width: int, row: float, column: float, radius: float) -> Bool[Array, "H W"]:
+    """Mark the cells whose middles are within a radius of a point, all in cells.
 
-    Explained in chapter 5, "Damage".
-
-    Args:
-        height: H, in cells.
-        width: W, in cells.
-        row: of the point, in cells from the upper edge of the grid.
-        column: of the point, in cells from the left edge of the grid.
-        radius: in cells.
-
-    Returns:
-        (H, W) bool.
-
-    Raises:
-        ValueError: a size is under 1, or the grid larger than `nca_lib.model.MAX_ELEMENTS`.
+    The point is measured from the upper and the left edge. Explained in chapter 5, "Damage".
     """
-    check_size(height, width)
     rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
-def damage(key: jax.Array, state: jax.Array) -> jax.Array:
+def damage(key: Key[Array, ""], state: State) -> State:
     """Erase about half of a grid, or a disc of an eighth to a quarter of its side in radius.
 
     Explained in chapter 5, "A lizard that heals".
-
-    Args:
-        key: random key.
-        state: (H, W, C) float32.
-
-    Returns:
-        (H, W, C) float32, zero where it was erased.
-
-    Raises:
-        ValueError: the state has another shape.
     """
-    check_state(state)
     height, width, _ = state.shape
     coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,))
     size = min(height, width)

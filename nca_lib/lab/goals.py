@@ -11,8 +11,9 @@ Evolution does not ask for it. For backpropagation every decision can be replace
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
-from nca_lib.model import check_size, check_state
+from nca_lib.model import Array, State
 
 SURROGATES = ("straight", "soft")
 # Steepness of the curve that stands for a decision. It matters for both in other ways: a flat one
@@ -22,72 +23,37 @@ LIFE_STEPS = 128  # how long Life is played
 WORLD = 64  # side of its grid, in cells
 
 
-def decide(hard: jax.Array, soft: jax.Array, surrogate: str = "") -> jax.Array:
-    """Choose between a decision and the smooth curve that stands for it.
+def decide(
+    hard: Float[Array, "*n"] | Bool[Array, "*n"], soft: Float[Array, "*n"], surrogate: str = ""
+) -> Float[Array, "*n"]:
+    """Choose between a decision and the smooth curve that stands for it, both of one shape.
 
-    Explained in chapter 7, "A decision has no slope".
-
-    Args:
-        hard: what is decided, any shape.
-        soft: the curve, of the same shape.
-        surrogate: "" for the decision alone, "straight" or "soft".
-
-    Returns:
-        float32, the value of `soft` for "soft" and else of `hard`; the derivative of `soft` for
-        both surrogates and else zero.
-
-    Raises:
-        ValueError: an unknown surrogate, or two shapes.
+    It has the value of `soft` for the surrogate "soft" and else of `hard`; the derivative of `soft`
+    for both surrogates and else zero. Explained in chapter 7, "A decision has no slope".
     """
-    if surrogate not in SLOPES or jnp.shape(hard) != jnp.shape(soft):
-        raise ValueError(
-            f"surrogate must be one of {(*SLOPES,)}, got {surrogate!r}; hard and soft of one "
-            f"shape, got {jnp.shape(hard)} and {jnp.shape(soft)}"
-        )
     if surrogate == "soft":
         return soft
     hard = jax.lax.stop_gradient(hard.astype(jnp.float32))
     return hard + (soft - jax.lax.stop_gradient(soft)) if surrogate == "straight" else hard
 
 
-def bit(x: jax.Array, surrogate: str = "") -> jax.Array:
-    """Decide whether numbers are positive.
+def bit(x: Float[Array, "*n"], surrogate: str = "") -> Float[Array, "*n"]:
+    """Decide whether numbers are positive: 1 where they are and else 0; for "soft" in between.
 
-    Explained in chapter 7, "Cells made of ifs".
-
-    Args:
-        x: float32, any shape.
-        surrogate: see `decide`; the curve is a sigmoid, as steep as `SLOPES` says.
-
-    Returns:
-        float32 of the same shape, 1 where x is positive and else 0; for "soft" in between.
-
-    Raises:
-        ValueError: an unknown surrogate.
+    The curve is a sigmoid, as steep as `SLOPES` says. Explained in chapter 7, "Cells made of ifs".
     """
-    return decide(x > 0, jax.nn.sigmoid(SLOPES.get(surrogate, 1.0) * x), surrogate)
+    return decide(x > 0, jax.nn.sigmoid(SLOPES[surrogate] * x), surrogate)
 
 
-def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
-    """Measure how far to the right the whole body has walked.
+def hindmost(state: State, surrogate: str = "") -> Float[Array, ""]:
+    """Measure how far to the right the whole body has walked, to be minimised.
 
     The body is where alpha is over one half. The last of its cells counts, so that it is not
-    enough to grow to the right: whatever was on the left has to go.
-
-    Explained in chapter 7, "Walk to the right".
-
-    Args:
-        state: (H, W, C) float32.
-        surrogate: see `decide`; the curve is a soft minimum of columns, weighted by alpha.
-
-    Returns:
-        float32 scalar, minus the number of columns between the start (W // 2) and the leftmost cell
-        of the body, to be minimised. Without a body W // 2.
-
-    Raises:
-        ValueError: the state has another shape, or an unknown surrogate.
+    enough to grow to the right: whatever was on the left has to go. It is minus the number of
+    columns between the start (W // 2) and the leftmost cell of the body; without a body W // 2.
+    The curve of a surrogate is a soft minimum of columns, weighted by alpha. Explained in chapter
+    7, "Walk to the right".
     """
-    check_state(state)
     alpha, half = state[..., -1], state.shape[1] // 2
     column = jnp.arange(state.shape[1]) - half
     body = alpha > 0.5
@@ -99,23 +65,13 @@ def hindmost(state: jax.Array, surrogate: str = "") -> jax.Array:
     return -decide(last, softly, surrogate)
 
 
-def life_step(grid: jax.Array, surrogate: str = "") -> jax.Array:
+def life_step(grid: Float[Array, "H W"], surrogate: str = "") -> Float[Array, "H W"]:
     """Advance Conway's Life by one step: three neighbours give birth, two or three keep alive.
 
-    Explained in chapter 7, "A goal inside a game".
-
-    Args:
-        grid: (H, W) float32, 1 where a cell lives, else 0. Borders are joined, as on a torus.
-        surrogate: see `decide`; the curve has a bump at each number of neighbours that counts.
-
-    Returns:
-        (H, W) float32.
-
-    Raises:
-        ValueError: the grid has another number of axes, or an unknown surrogate.
+    A cell is 1 where it lives, else 0. Borders are joined, as on a torus. The curve of a surrogate
+    has a bump at each number of neighbours that counts. Explained in chapter 7, "A goal inside a
+    game".
     """
-    if len(grid.shape) != 2:
-        raise ValueError(f"grid must be (H, W), got {grid.shape}")
     rows = grid + jnp.roll(grid, 1, 0) + jnp.roll(grid, -1, 0)
     count = rows + jnp.roll(rows, 1, 1) + jnp.roll(rows, -1, 1) - grid
 
@@ -126,50 +82,25 @@ def life_step(grid: jax.Array, surrogate: str = "") -> jax.Array:
     return decide((count == 3) | ((count == 2) & (grid > 0)), soft, surrogate)
 
 
-def place(body: jax.Array, size: int = WORLD) -> jax.Array:
-    """Put a pattern in the middle of an empty grid.
+def place(body: Float[Array, "h w"], size: int = WORLD) -> Float[Array, "{size} {size}"]:
+    """Put a pattern in the middle of an empty grid; all sides are even.
 
     Explained in chapter 7, "A goal inside a game".
-
-    Args:
-        body: (H, W) float32, H and W even.
-        size: side of the grid in cells, even, at least H and W.
-
-    Returns:
-        (size, size) float32.
-
-    Raises:
-        ValueError: the body does not fit, or the grid is larger than `nca_lib.model.MAX_ELEMENTS`.
     """
-    check_size(size, size)
-    if len(body.shape) != 2 or max(body.shape) > size:
-        raise ValueError(f"body must be (H, W), at most {size} wide and high, got {body.shape}")
     height, width = body.shape
     above, left = (size - height) // 2, (size - width) // 2
     return jnp.zeros((size, size)).at[above : above + height, left : left + width].set(body)
 
 
-def methuselah(state: jax.Array, surrogate: str = "") -> jax.Array:
-    """Measure how much Conway's Life makes of how little.
+def methuselah(state: State, surrogate: str = "") -> Float[Array, ""]:
+    """Measure how much Conway's Life makes of how little, to be minimised.
 
-    Small patterns that live long are known as methuselahs (Gardner 1970).
-
-    Explained in chapter 7, "A goal inside a game".
-
-    Args:
-        state: (H, W, C) float32, at most `WORLD` wide and high; the body is where alpha is over
-            one half.
-        surrogate: see `decide`.
-
-    Returns:
-        float32 scalar, minus the number of living cells for each cell of the body, to be
-        minimised. The living are averaged over the last quarter of `LIFE_STEPS` steps; ten cells
-        are added to the body, so that a chance find of three cells is not worth everything.
-
-    Raises:
-        ValueError: the state has another shape or is too large, or an unknown surrogate.
+    Small patterns that live long are known as methuselahs (Gardner 1970). The body is where alpha
+    is over one half. It is minus the number of living cells for each cell of the body: the living
+    averaged over the last quarter of `LIFE_STEPS` steps, the body with ten cells more, so that a
+    chance find of three cells is not worth everything. Explained in chapter 7, "A goal inside a
+    game".
     """
-    check_state(state)
 
     def step(grid, _):
         grid = life_step(grid, surrogate)

@@ -12,18 +12,16 @@ import html
 import json
 import os
 import re
-import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from IPython.display import HTML
 
 from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
 from nca_lib.lab.config import Config
-from nca_lib.lab.runs import Run, list_runs, load_run
+from nca_lib.lab.runs import Run, load_run
 
 DEMO = Path(__file__).parent / "data" / "demo"  # scripts and style, one copy for book and notebook
 SCRIPTS = ("nca.js", "playground.js")
@@ -31,12 +29,6 @@ FORMAT = 1  # version of the records; nca.js refuses any other
 # The order of the weights in a record, each array row by row.
 ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
 DTYPES = ("float32", "float16")
-LARGE = 4_000  # weights; a rule that has more goes into the book as float16
-# Runs to be seen side by side in the playground.
-COMPARISONS = {
-    "🦎 Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
-    "🦎 Evolution, backpropagation": ("lizard", "lizard-backprop"),
-}
 
 
 def record(
@@ -72,50 +64,38 @@ def record(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
-    if isinstance(run, str | Path):
-        run = load_run(run)
+    run = load_run(run) if isinstance(run, str | Path) else run
+    params = run
     if isinstance(run, Run):
         if config is not None:
             raise ValueError("config must be None for a run, which has its own")
-        if run.info.get("rule") != "growing":
-            raise ValueError(f"run must be of the growing rule, got {run.info.get('rule')!r}")
         name, config, params = name or run.folder.resolve().name, run.config, run.params
-    elif config is None:
+    if not isinstance(config, Config):
         raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
-    else:
-        name, params = name or "own", run
     if config.cells != "smooth":
         raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
+    name = name or "own"
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
         raise ValueError(f"name must be lower-case letters, digits and hyphens, got {name!r}")
     title = name.replace("-", " ").capitalize() if title is None else title
     if not isinstance(title, str) or not title.strip():
         raise ValueError(f"title must be a text, got {title!r}")
-    exact = flatten(params, config)
+    fields = ("emoji", "channels", "hidden", "step_size", "alive_threshold", "mask", "num_steps")
+    fields += ("age", "size", "padding", "premultiply")
+    told = {"format": FORMAT, "name": name, "title": title, "rule": "growing", "border": "zero"}
+    told |= {"channel_order": "hidden, red, green, blue, alpha", "fire_rate": 0.5}
+    told |= {field: getattr(config, field) for field in fields}
+    return told | _encode(flatten(params, config), dtype)
+
+
+def _encode(exact: np.ndarray, dtype: str) -> dict:
+    """Weights as text, with their checksums, and the largest error that the dtype makes."""
     with np.errstate(over="ignore"):
         weights = exact.astype(np.dtype(dtype).newbyteorder("<"))
     if not np.isfinite(weights).all():
         raise ValueError(f"weights must be finite as {dtype}, the largest is {abs(exact).max():g}")
     data = weights.tobytes()
     return {
-        "format": FORMAT,
-        "name": name,
-        "title": title,
-        "emoji": config.emoji,
-        "rule": "growing",
-        "channels": config.channels,
-        "channel_order": "hidden, red, green, blue, alpha",
-        "border": "zero",
-        "hidden": config.hidden,
-        "step_size": config.step_size,
-        "alive_threshold": config.alive_threshold,
-        "mask": config.mask,
-        "fire_rate": 0.5,
-        "num_steps": config.num_steps,
-        "age": config.age,
-        "size": config.size,
-        "padding": config.padding,
-        "premultiply": config.premultiply,
         "dtype": dtype,
         "error": float(np.abs(weights.astype(np.float32) - exact).max()),
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -183,7 +163,7 @@ def script(description: dict) -> str:
     Returns:
         JavaScript, in ASCII.
     """
-    return f"NCA.register({_json(description)});\n"
+    return f"NCA.register({to_json(description)});\n"
 
 
 def show(
@@ -238,61 +218,7 @@ def show(
     )
 
 
-def shipped_records() -> list[dict]:
-    """Make the records of all shipped runs that grow a picture, by name; of large ones in half."""
-    shipped = [run for run in map(load_run, list_runs()) if run.info["rule"] == "growing"]
-    shipped = [run for run in shipped if run.config.goal == "target"]
-    kinds = ["float16" if run.info["parameters"] > LARGE else "float32" for run in shipped]
-    return [record(run, dtype=kind) for run, kind in zip(shipped, kinds, strict=True)]
-
-
-def catalogue(records: list[dict]) -> list[dict]:
-    """List what the playground offers: each run, then what is worth comparing.
-
-    Args:
-        records: from `shipped_records`.
-
-    Returns:
-        For each choice its label and the names of its runs.
-    """
-    choices = [{"label": f"{r['emoji']} {r['title']}", "runs": [r["name"]]} for r in records]
-    return choices + [{"label": label, "runs": list(runs)} for label, runs in COMPARISONS.items()]
-
-
-def setup(app: Any) -> dict:
-    """Hook for Sphinx: put the demo and the weights of all shipped runs into the built book.
-
-    Named under `extensions` in `_config.yml`. The weight files are made by the build, so that the
-    repository holds each run's weights once.
-
-    Args:
-        app: the running Sphinx.
-
-    Returns:
-        What Sphinx wants to know of an extension.
-    """
-    jax.config.update("jax_platforms", "cpu")  # a GPU is for the chapters, which run beside this
-    folder = Path(app.doctreedir) / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "weights").mkdir(parents=True)
-    records = shipped_records()
-    for description in records:
-        name = description["name"]
-        write_atomic(folder / "weights" / f"{name}.js", script(description).encode())
-    choices = _json(catalogue(records))
-    write_atomic(folder / "catalogue.js", f"NCA.catalogue = {choices};\n".encode())
-    for name in (SCRIPTS[0], "catalogue.js", SCRIPTS[1]):
-        app.add_js_file(name, loading_method="defer")
-    app.add_css_file("playground.css")
-
-    def add_folders(app, config):
-        config.html_static_path = [*config.html_static_path, str(DEMO), str(folder)]
-
-    app.connect("config-inited", add_folders)
-    return {"version": str(FORMAT), "parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON in ASCII and without "<", so that no text in it can end a script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
