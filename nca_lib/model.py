@@ -66,7 +66,7 @@ def check_size(*sizes: int) -> None:
         raise ValueError(f"need at least 1 x 1 cells, {MAX_ELEMENTS} numbers at most, got {sizes}")
 
 
-def perceive(state: State, kernels: Float[Array, "3 3 K"] = KERNELS) -> Float[Array, "H W K*C"]:
+def perceive(state: State, kernels: Float[Array, "3 3 K"] = KERNELS) -> Float[Array, "H W KC"]:
     """Let every cell see its neighbourhood through fixed 3 x 3 kernels.
 
     Each kernel is applied to each channel alike (a cross-correlation); beyond the border everything
@@ -157,14 +157,15 @@ class NCA(nnx.Module):
         self.activation = activation
         self.post_step = post_step
 
-    def update(self, perception: Float[Array, "*cells 3*C"]) -> Float[Array, "*cells C"]:
+    def update(self, perception: Float[Array, "*cells seen"]) -> Float[Array, "*cells C"]:
         """Think: compute what a cell adds to itself. Explained in chapter 2, "Think"."""
         rows = perception.reshape(-1, perception.shape[-1])
         blocks = jnp.array_split(rows, max(1, -(-len(rows) * self.output.in_features // BLOCK)))
         update = jnp.concatenate(
             [self.output(self.activation(self.hidden(block))) for block in blocks]
         )
-        return self.step_size * update.astype(jnp.float32).reshape(*perception.shape[:-1], -1)
+        update = update.astype(jnp.float32).reshape(*perception.shape[:-1], update.shape[-1])
+        return self.step_size * update
 
     def __call__(self, state: State, fire: Bool[Array, "H W"] | Integer[Array, " N"]) -> State:
         """Advance the grid by one step: see, think, fire, live.

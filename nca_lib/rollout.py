@@ -146,7 +146,7 @@ def grow(model: NCA, state: State, fires: Fires, reach: int | None = None) -> St
     return grow_and_measure(model, state, fires, lambda state: jnp.float32(0.0), reach)[0]
 
 
-def record(model: NCA, state: State, fires: Fires) -> Float[Array, "T+1 H W C"]:
+def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C"]:
     """Run the rule and keep every state, the first included: (T + 1, H, W, C) float32.
 
     A ValueError says that the fires are of another grid, or the record would be larger than
