@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int32, Key
 
 from nca_lib.evolution import AXIS, compile_loop, population_mesh, summarise
 from nca_lib.loss import mse
@@ -39,15 +40,7 @@ class Descent(NamedTuple):
     pool: int  #: number of states in the pool; 0 for none
 
     def init(self, key: jax.Array, params: Any) -> State:
-        """Make the state that training starts from.
-
-        Args:
-            key: not used.
-            params: initial weights, a pytree.
-
-        Returns:
-            The state, its pool full of seeds.
-        """
+        """Make the state that training starts from, its pool full of seeds; `key` is not used."""
         pool = jnp.broadcast_to(self.start, (self.pool, *self.start.shape))
         return State(params, self.optimizer.init(params), pool)
 
@@ -65,43 +58,29 @@ def adam_of_directions(learning_rate: Callable[[int], float]) -> optax.GradientT
     The gradient through many steps now and then is a thousand times as long as usual; its direction
     is still of use. An array whose gradient is not finite counts as zero, and momentum goes on.
 
-    Explained in chapter 6, "The same task, twice".
-
-    Args:
-        learning_rate: optax schedule of Adam's step.
-
-    Returns:
-        The optimizer.
+    `learning_rate` is an optax schedule of Adam's step. Explained in chapter 6, "The same task,
+    twice".
     """
     unit = optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + 1e-8))
     return optax.chain(unit, optax.zero_nans(), optax.adam(learning_rate))
 
 
 def draw_starts(
-    key: jax.Array, pool: jax.Array, count: int, seed: jax.Array, target: jax.Array, share: float
-) -> tuple[jax.Array, jax.Array]:
-    """Take starts out of the pool; the worst begins anew from the seed, others may be damaged.
+    key: Key[Array, ""],
+    pool: Float[Array, "pool H W C"],
+    count: int,
+    seed: Float[Array, "H W C"],
+    target: Float[Array, "H W 4"],
+    share: float,
+) -> tuple[Int32[Array, " count"], Float[Array, "count H W C"]]:
+    """Take `count` starts out of the pool; the worst begins anew from the seed.
 
-    States that explode teach nothing, and begin anew as well.
-
+    Of the others a share is damaged. States that explode teach nothing, and begin anew as well.
     Explained in chapter 6, "Through many steps".
 
-    Args:
-        key: random key.
-        pool: (POOL, H, W, C) float32.
-        count: B, how many to take.
-        seed: (H, W, C) float32.
-        target: (H, W, 4) float32, decides which is worst.
-        share: of the others that are damaged.
-
     Returns:
-        Their places in the pool (B,) int32, and the starts (B, H, W, C) float32, the seed first.
-
-    Raises:
-        ValueError: count is not 1 to the size of the pool.
+        Their places in the pool, and the starts, the seed first.
     """
-    if not 1 <= count <= len(pool):
-        raise ValueError(f"count must be 1 to {len(pool)} (the pool), got {count}")
     key_pick, key_coin, key_damage = jax.random.split(key, 3)
     places = jax.random.choice(key_pick, len(pool), (count,), replace=False)
     losses = mse(pool[places], target)
@@ -115,21 +94,12 @@ def draw_starts(
 
 
 def make_descend(descent: Descent, task: Any) -> Callable:
-    """Compile a run of gradient steps.
+    """Compile a run of gradient steps: (state, key, start, count) -> (state, metrics).
 
     The rollouts of a batch are spread over all devices. In the configuration `population` is the
     size of the batch, `generations` counts steps, and an `age` other than 0 asks for the pool, in
-    which a state may grow as old as it likes.
-
+    which a state may grow as old as it likes. It stands for `nca_lib.evolution.make_evolve`.
     Explained in chapter 6, "The same task, twice".
-
-    Args:
-        descent: the optimizer and the pool.
-        task: from `nca_lib.train.make_task`.
-
-    Returns:
-        `descend(state, key, start, count) -> (state, metrics)`, as of
-        `nca_lib.evolution.make_evolve`.
     """
     config, target = task.config, jnp.asarray(task.target)
     batch, mesh = config.population, population_mesh(config.population)
