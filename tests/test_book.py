@@ -129,9 +129,10 @@ def test_page_opens_without_network_or_barrier(tab, page, theme, width):
                         ))
                     .map((formula) => formula.textContent.slice(0, 80)),
                 // What sticks out on the right, named, so that a failure says where to look.
-                wide: isWide ? ["the page"].concat(all(".bd-article *")
+                wide: isWide ? all(".bd-article *")
                     .filter((element) => element.getBoundingClientRect().right > room + 1)
-                    .map((element) => element.outerHTML.slice(0, 80))).slice(0, 5) : [],
+                    .map((element) => element.outerHTML.slice(0, 80))
+                    .concat(["the page"]).slice(-5) : [],
             };
         }"""
     )
