@@ -1,6 +1,5 @@
 """The repository's address, and what the book makes from it."""
 
-import copy
 import json
 import re
 import subprocess
@@ -14,85 +13,54 @@ from conftest import add_remote, load_script
 from nca_lib.train import PRESETS
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 RUNS = ROOT / "nca_lib" / "data" / "runs"
+COLAB = "https://colab.research.google.com/github/jane/lizards/blob/colab/book"
+OTHER = "https://github.com/some/other"
+EMPTY = 'LIBRARY = ""'
 publishing = load_script("book/_ext/publishing.py")
-previews = load_script("book/_ext/previews.py")
-
-# Owners on GitHub that the repository may name: of tools that it uses, and of works that it cites.
-KNOWN_OWNERS = {"googlefonts", "jax-ml"}
-BINARY = {".png", ".webp", ".npz"}
 
 
 def notebook(*cells):
-    return {
-        "cells": [
-            {"cell_type": kind, "metadata": {}, "source": source.splitlines(True)}
-            | ({"outputs": [{"text": "old"}], "execution_count": 3} if kind == "code" else {})
-            for kind, source in cells
-        ]
-    }
+    made = [{"cell_type": kind, "metadata": {}, "source": [text]} for kind, text in cells]
+    outputs = {"outputs": [{"text": "old"}], "execution_count": 3}
+    return {"cells": [cell | (outputs if cell["cell_type"] == "code" else {}) for cell in made]}
 
 
-def sources(notebook):
-    return ["".join(cell["source"]) for cell in notebook["cells"]]
+def sources(notebook, kind):
+    cells = notebook["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder under git, without a remote."""
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("given", "remote", "repository"),
+    [
+        ("jane-doe/grow.it/", OTHER, "jane-doe/grow.it"),
+        ("https://github.com/jane-doe/grow.it.git", OTHER, "jane-doe/grow.it"),
+        ("git@github.com:jane-doe/grow.it.git", OTHER, "jane-doe/grow.it"),
+        ("", OTHER, ""),
+        (None, "https://github.com/jane/lizards.git", "jane/lizards"),
+        (None, "git@github.com:jane/lizards.git", "jane/lizards"),
+        (None, "https://user:secret@github.com/jane/lizards.git", ""),
+        (None, "on_this/disk", ""),
+        (None, None, ""),
+    ],
+)
+def test_repository_is_what_is_given_else_the_remote(
+    monkeypatch, tmp_path, given, remote, repository
+):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        "jane-doe/grow.it",
-        "jane-doe/grow.it/",
-        "https://github.com/jane-doe/grow.it",
-        "https://github.com/jane-doe/grow.it.git",
-        "git@github.com:jane-doe/grow.it.git",
-        "ssh://git@github.com/jane-doe/grow.it",
-    ],
-)
-def test_repository_is_named_by_the_environment(monkeypatch, given, checkout):
-    add_remote(checkout, "https://github.com/some/other")
-    monkeypatch.setenv("BOOK_REPOSITORY", given)
-    assert publishing.find_repository(checkout) == "jane-doe/grow.it"
-
-
-@pytest.mark.parametrize(
-    "given", ["lizards", "https://gitlab.com/a/b", "a/b/c", "-a/b", "a b/c", "a/b?x", 'a/"onclick']
-)
-def test_a_name_that_is_no_repository_is_refused(monkeypatch, given):
-    monkeypatch.setenv("BOOK_REPOSITORY", given)
-    with pytest.raises(ValueError, match=re.escape(repr(given))):
-        publishing.find_repository()
-
-
-@pytest.mark.parametrize(
-    ("url", "repository"),
-    [
-        ("https://github.com/jane/lizards.git", "jane/lizards"),
-        ("git@github.com:jane/lizards.git", "jane/lizards"),
-        ("https://gitlab.com/jane/lizards.git", ""),
-        ("https://user:secret@github.com/jane/lizards.git", ""),
-        ("/somewhere/on/a/disk", ""),
-        (None, ""),
-    ],
-)
-def test_repository_is_the_remote_otherwise(monkeypatch, checkout, url, repository):
+    if remote:
+        add_remote(tmp_path, remote)
     monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
-    if url:
-        add_remote(checkout, url)
-    assert publishing.find_repository(checkout) == repository
-
-
-def test_an_empty_name_means_no_repository(monkeypatch, checkout):
-    add_remote(checkout, "https://github.com/some/other")
-    monkeypatch.setenv("BOOK_REPOSITORY", "")
-    assert publishing.find_repository(checkout) == ""
+    if given is not None:
+        monkeypatch.setenv("BOOK_REPOSITORY", given)
+    assert publishing.find_repository(tmp_path) == repository
 
 
 def test_without_git_there_is_no_repository(monkeypatch, tmp_path):
@@ -101,275 +69,157 @@ def test_without_git_there_is_no_repository(monkeypatch, tmp_path):
     assert publishing.find_repository(tmp_path) == ""
 
 
+@pytest.mark.parametrize("given", ["lizards", "https://gitlab.com/a/b", "a/b?x", 'a/"onclick'])
+def test_a_name_that_is_no_repository_is_refused(monkeypatch, given):
+    monkeypatch.setenv("BOOK_REPOSITORY", given)
+    with pytest.raises(ValueError, match=re.escape(repr(given))):
+        publishing.find_repository()
+
+
 def test_no_owner_is_made_up():
     """Every repository on GitHub that some file names is one that the book uses or cites."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True
-    )
-    strangers = []
-    for name in filter(None, listed.stdout.split("\0")):
-        path = ROOT / name
-        binary = path.suffix in BINARY or path.name == "checkpoint"
-        if Path(__file__).parent in path.parents or "vendor" in path.parts or binary:
-            continue
-        text = path.read_text(encoding="utf-8")
-        owners = re.findall(r"github\.com[/:]([\w.-]+)/|([\w.-]+)\.github\.io", text)
-        strangers += [(name, owner) for pair in owners for owner in pair if owner]
-        strangers += [
-            (name, word) for word in re.findall(r"(?i)your[-_ ]?(?:user|org|repo)\w*", text)
-        ]
-    assert [(name, owner) for name, owner in strangers if owner not in KNOWN_OWNERS] == []
+    names = r"github\.com[/:][A-Za-z0-9_.-]+/|[A-Za-z0-9_.-]+\.github\.io|your[-_ ]?(user|org|repo)"
+    search = ["git", "-C", str(ROOT), "grep", "-ohIiE", names, "--", ":!tests", ":!*vendor/*"]
+    found = subprocess.check_output(search, text=True)
+    assert set(found.split()) == {"github.com/googlefonts/", "github.com/jax-ml/"}
 
 
 def test_every_chapter_begins_with_the_same_cell():
-    first = set()
-    for path in NOTEBOOKS:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        first.add("".join(next(cell["source"] for cell in cells if cell["cell_type"] == "code")))
-    assert len(first) == 1
+    assert len({sources(read(path), "code")[0] for path in NOTEBOOKS}) == 1
 
 
-def test_published_notebook_names_its_library_and_changes_nothing_else():
-    before = notebook(("markdown", "# A\n"), ("code", 'LIBRARY = ""\nx = 1'), ("code", "y = 2"))
-    untouched = copy.deepcopy(before)
-    after = publishing.published(before, "jane/lizards", 'a"b.whl')
-    assert before == untouched
-    assert sources(after) == ["# A\n", 'LIBRARY = "a\\"b.whl"\nx = 1', "y = 2"]
-    assert [cell.get("outputs") for cell in after["cells"]] == [None, [], []]
-    assert [cell.get("execution_count") for cell in after["cells"]] == [None, None, None]
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [
-        [("markdown", 'LIBRARY = ""')],
-        [("code", "x = 1"), ("code", 'LIBRARY = ""')],
-        [("code", 'LIBRARY = ""'), ("code", 'LIBRARY = ""')],
-        [("code", 'LIBRARY = "elsewhere"')],
-    ],
-)
+@pytest.mark.parametrize("cells", [[], ["x = 1", EMPTY], [EMPTY, EMPTY]], ids=str)
 def test_a_notebook_without_the_set_up_cell_is_refused(cells):
     with pytest.raises(ValueError, match="first code cell"):
-        publishing.published(notebook(*cells), "jane/lizards", "a.whl")
+        publishing.published(notebook(*(("code", text) for text in cells)), "jane/lizards", "")
 
 
-def test_published_text_is_plain_markdown():
-    text = (
-        "As in {cite}`gilpin2019cellular`, see [2](02_architecture.ipynb#the-seed).\n\n"
-        ":::{admonition} You will be able to\n:class: tip\n\n- see;\n- do.\n:::\n\n"
-        "[Notation](notation.md)\n\n:::{warning}\nIt dies.\n:::\n"
-    )
-    plain = publishing.plain_markdown(text, "jane/lizards")
-    folder = "https://colab.research.google.com/github/jane/lizards/blob/colab/book"
-    assert plain == (
-        "As in [Gilpin, 2019](https://doi.org/10.1103/PhysRevE.100.032402), "
-        f"see [2]({folder}/02_architecture.ipynb#the-seed).\n\n"
-        "> **You will be able to**\n>\n> - see;\n> - do.\n\n"
-        "[Notation](https://github.com/jane/lizards/blob/main/book/notation.md)\n\n"
-        "> **Warning**\n>\n> It dies.\n"
-    )
-    assert "](02_architecture.ipynb#the-seed)" in publishing.plain_markdown(text, "")
+PLAIN = {
+    "As in {cite}`gilpin2019cellular`.": (
+        "As in [Gilpin, 2019](https://doi.org/10.1103/PhysRevE.100.032402)."
+    ),
+    "*{term}`pairs <mirrored pair>`* of a\n{term}`seed` {math}`x`": (
+        "*pairs* of a\nseed {math}`x`"
+    ),
+    "[2](02_architecture.ipynb#see)": f"[2]({COLAB}/02_architecture.ipynb#see)",
+    "[a](notation.md)": "[a](https://github.com/jane/lizards/blob/main/book/notation.md)",
+    ":::{admonition} Goals\n:class: tip\n\n- see;\n- do.\n:::": "> **Goals**\n>\n> - see;\n> - do.",
+    ":::{exercise}\n:label: exercise-03-2\n\nGrow it.\n:::": "> **Exercise 3.2**\n>\n> Grow it.",
+    ":::{solution-start} exercise-03-2\n:class: dropdown\n:::\n\nWith water.": (
+        "<details><summary>Solution to Exercise 3.2</summary>\n\nWith water.\n\n</details>"
+    ),
+}
 
 
-def test_published_exercises_keep_their_numbers_and_fold_their_solutions():
-    exercise = ":::{exercise}\n:label: exercise-03-2\n\nGrow it.\n:::"
-    start = ":::{solution-start} exercise-03-2\n:class: dropdown\n:::\n\nWith water."
-    cells = [("code", 'LIBRARY = ""'), ("markdown", exercise), ("markdown", start), ("code", "x")]
-    cells += [
+def test_published_chapter_is_plain_markdown_with_its_library():
+    before = notebook(
+        ("code", f"{EMPTY}\nx = 1"),
+        *(("markdown", text) for text in PLAIN),
+        ("code", "x"),
         ("markdown", ":::{solution-end}\n:::\n\nAs {ref}`exercise-a1-1` says."),
         ("code", "y"),
-    ]
-    after = publishing.published(notebook(*cells), "", "")
-    assert sources(after)[1:] == [
-        "> **Exercise 3.2**\n>\n> Grow it.",
-        "<details><summary>Solution to Exercise 3.2</summary>\n\nWith water.\n\n</details>",
-        "# @title Solution to Exercise 3.2\nx",
-        "As Exercise A1.1 says.",
-        "y",
-    ]
-    folded = [cell["metadata"].get("cellView") for cell in after["cells"]]
-    assert folded == [None, None, None, "form", None, None]
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("from the {term}`seed`.", "from the seed."),
-        ("two *{term}`pairs <mirrored pair>`* of", "two *pairs* of"),
-        ("a {term}`mirrored\npair`", "a mirrored\npair"),
-        ("{term}`a<b>` {term}`c`", "a c"),
-        ("`term` {math}`x`", "`term` {math}`x`"),
-    ],
-)
-def test_a_term_is_plain_text_elsewhere(text, plain):
-    assert publishing.plain_markdown(text, "") == plain
+    )
+    untouched = json.dumps(before)
+    after = publishing.published(before, "jane/lizards", 'a"b.whl')
+    assert json.dumps(before) == untouched
+    assert sources(after, "markdown") == [*PLAIN.values(), "As Exercise A1.1 says."]
+    solution = "# @title Solution to Exercise 3.2\nx"
+    assert sources(after, "code") == ['LIBRARY = "a\\"b.whl"\nx = 1', solution, "y"]
+    code = [cell for cell in after["cells"] if cell["cell_type"] == "code"]
+    assert [cell["metadata"].get("cellView") for cell in code] == [None, "form", None]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nothing_of_a_chapter_needs_jupyter_book(path):
-    before = json.loads(path.read_text(encoding="utf-8"))
-    after = publishing.published(before, "jane/lizards", "a.whl")
-    for cell in after["cells"]:
-        text = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            assert not re.search(r"^:::|\{\w+\}`", text, re.M), text
-            assert not re.search(r"\]\((?!https://)[^)]*\)", text), text
-        else:
-            assert "](0" not in text
+    after = publishing.published(read(path), "jane/lizards", "a.whl")
+    for text in sources(after, "markdown"):
+        assert not re.search(r"^:::|\{\w+\}`", text, re.M), text
+        assert not re.search(r"\]\((?!https://)[^)]*\)", text), text
 
 
-def links(html: Path) -> dict[str, list[str]]:
-    """The links of every page that lead to GitHub or Colab, without the pages' own citations."""
-    pattern = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"]*)"'
-    return {
-        path.stem: re.findall(pattern, path.read_text(encoding="utf-8"))
-        for path in (html / "book").glob("*.html")
-    }
-
-
-def test_buttons_of_each_page_lead_to_its_own_notebook(built):
+def test_each_page_leads_to_its_own_notebook_which_runs_anywhere(built):
     html, repository = built
-    found = links(html)
-    assert found.keys() >= {path.stem for path in NOTEBOOKS} | {"index", "playground"}
-    for page, addresses in found.items():
-        colab = [address for address in addresses if "colab" in address]
-        is_chapter = repository and any(path.stem == page for path in NOTEBOOKS)
-        folder = f"https://colab.research.google.com/github/{repository}/blob/colab/book"
-        assert colab == ([f"{folder}/{page}.ipynb"] if is_chapter else []), page
-        others = [address.split("?")[0] for address in addresses if "colab" not in address]
-        others = [address for address in others if "/commit/" not in address]  # at the foot
-        repositories = [f"https://github.com/{repository}"] if repository else []
-        assert others == [link + end for link in repositories for end in ("", "/issues/new")]
-
-
-def test_exercises_have_the_numbers_that_downloads_give_them(built):
-    html, _ = built
-    for path in NOTEBOOKS:
-        page = (html / "book" / f"{path.stem}.html").read_text(encoding="utf-8")
-        title = r'<p class="admonition-title"><span class="caption-number">(.*?) ?</span>'
-        numbers = re.findall(r'id="(exercise-\w+-\d+)">\s*' + title, page)
-        assert numbers or "{exercise}" not in path.read_text(encoding="utf-8")
+    links = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"?]*)'
+    title = r'id="(exercise-\w+-\d+)">\s*<p [^>]*><span class="caption-number">(.*?) ?</span>'
+    for path in (html / "book").glob("*.html"):
+        text, source = path.read_text(encoding="utf-8"), BOOK / f"{path.stem}.ipynb"
+        buttons = [f"{COLAB}/{source.name}"] if source.exists() else []
+        buttons += [f"https://github.com/jane/lizards{end}" for end in ("", "/issues/new")]
+        found = [link for link in re.findall(links, text) if "/commit/" not in link]
+        assert sorted(found) == (buttons if repository else []), path.stem
+        numbers = re.findall(title, text)
         assert all(publishing.exercise_name(label) == name for label, name in numbers)
-
-
-def test_downloads_run_anywhere(built):
-    html, repository = built
-    for path in NOTEBOOKS:
-        download = html / "_sources" / "book" / path.name
-        text = download.read_text(encoding="utf-8")
-        cells = json.loads(text)["cells"]
-        library = publishing.wheel_address(repository) if repository else ""
-        setup = next(cell["source"] for cell in cells if cell["cell_type"] == "code")
-        assert f'LIBRARY = "{library}"\n' in setup
-        assert all(not cell.get("outputs") for cell in cells)
-        assert "{cite}" not in text and "{term}" not in text
+        if source.exists():
+            assert numbers or "{exercise}" not in source.read_text(encoding="utf-8")
+            download = read(html / "_sources" / "book" / source.name)
+            library = publishing.wheel_address(repository) if repository else ""
+            assert f'LIBRARY = "{library}"\n' in sources(download, "code")[0]
+            assert not re.search(r"\{(cite|term)\}", "".join(sources(download, "markdown")))
 
 
 def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
     folder = tmp_path / "branch"
     publishing.main(["branch", str(folder)])
-    assert {path.name for path in (folder / "book").iterdir()} == {path.name for path in NOTEBOOKS}
     (wheel,) = folder.glob("*.whl")
-    assert publishing.wheel_address("jane/lizards").endswith(
-        f"/jane/lizards/raw/colab/{wheel.name}"
-    )
-    for path in (folder / "book").iterdir():
-        assert f"jane/lizards/raw/colab/{wheel.name}" in path.read_text(encoding="utf-8")
+    library = f"https://github.com/jane/lizards/raw/colab/{wheel.name}"
+    written = sorted((folder / "book").iterdir())
+    assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
+    assert all(library in path.read_text(encoding="utf-8") for path in written)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     badges = re.findall(r"colab-badge\.svg\)\]\((.*?)\)", readme)
-    assert badges == [
-        f"{publishing.colab_folder('jane/lizards')}/{path.name}" for path in NOTEBOOKS
-    ]
+    assert badges == [f"{COLAB}/{path.name}" for path in NOTEBOOKS]
 
 
-def test_command_line(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
-    publishing.main(["address"])
-    folder = "https://colab.research.google.com/github/jane/lizards/blob/colab/book"
-    assert capsys.readouterr().out == f"{folder}/\n"
-    monkeypatch.setenv("BOOK_REPOSITORY", "")
-    publishing.main(["address"])
-    assert capsys.readouterr().out == "1\n"
-    with pytest.raises(SystemExit, match="BOOK_REPOSITORY"):
-        publishing.main(["branch", str(tmp_path / "x")])
-    with pytest.raises(SystemExit, match="address"):
-        publishing.main(["adress"])
+def test_command_line(monkeypatch, capsys):
+    for repository, said in [("jane/lizards", f"{COLAB}/\n"), ("", "1\n")]:
+        monkeypatch.setenv("BOOK_REPOSITORY", repository)
+        publishing.main(["address"])
+        assert capsys.readouterr().out == said
+    for arguments, message in [(["branch", "x"], "BOOK_REPOSITORY"), (["adress"], "address")]:
+        with pytest.raises(SystemExit, match=message):
+            publishing.main(arguments)
 
 
 def test_previews_are_what_the_pages_say(built):
     html, _ = built
-    texts = previews.collect_previews(html)
-    written = (html / "_static" / previews.DATA).read_text(encoding="utf-8")
-    assert json.loads(written.removeprefix("window.bookPreviews = ").removesuffix(";\n")) == texts
+    written = (html / "_static" / "previews-data.js").read_text(encoding="utf-8")
+    texts = json.loads(written.removeprefix("window.bookPreviews = ").removesuffix(";\n"))
     assert texts["glossary#term-mature"] == "Said of a cell whose alpha exceeds 0.1."
     # Two names, one definition; the link to the section is no part of it.
     assert texts["glossary#term-NCA"] == texts["glossary#term-neural-cellular-automaton"]
     assert not [key for key, text in texts.items() if "Explained in" in text or len(text) < 30]
-    (life,) = (text for text in texts.values() if "solitaire" in text)
-    assert life.startswith("Martin Gardner. The fantastic combinations of John Conway")
+    assert any(text.startswith("Martin Gardner. The fantastic") for text in texts.values())
 
 
-def test_every_definition_leads_to_a_chapter():
-    """One or two short sentences, and the section that explains the term at length."""
-    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
-    entries = re.findall(r"^(\S.*)\n((?:  .*\n|\n)+)", text.split(":sorted:\n")[1], re.M)
-    assert len(entries) >= 30
-    for term, body in entries:
-        definition, source = body.strip().split("\n\n")
-        assert len(definition.split()) <= 45, term
-        where = re.fullmatch(
-            r" *Explained in chapter (\d): \[.*\]\(0(\d)_\w+\.ipynb(#.+)?\)\.", source
-        )
-        assert where and where[1] == where[2], term
-
-
-def test_every_term_of_the_chapters_is_in_the_glossary_and_used_sparingly():
-    glossary = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").lower()
-    for path in NOTEBOOKS:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        terms = re.findall(r"\{term\}`(?:[^`<]*<)?([^`>]+)>?`", text)
-        assert len(terms) <= 8, path.name
-        assert len(set(map(str.lower, terms))) == len(terms), path.name
-        assert all(f"\n{term.lower()}\n" in glossary for term in terms), path.name
+def test_every_definition_leads_to_the_chapter_that_it_names():
+    text = (BOOK / "glossary.md").read_text(encoding="utf-8").split(":sorted:\n")[1]
+    sources = re.findall(r"^  Explained in chapter (\d): \[.*\]\(0\1_\w+\.ipynb.*\)\.$", text, re.M)
+    assert len(sources) == len(re.findall(r"^\S.*\n  ", text, re.M)) >= 30
 
 
 def test_afterword_quotes_the_runs():
     """Its numbers are those of the shipped runs, and of the reference's preset."""
-    text = (ROOT / "book" / "afterword.md").read_text(encoding="utf-8")
-    runs = {
-        name: json.loads((ROOT / f"nca_lib/data/runs/{name}/run.json").read_text())
-        for name in ("reference", "lizard", "lizard-backprop")
-    }
-    first, lizard, backprop = runs.values()
-    whole, side = PRESETS["reference"].generations, first["config"]["size"] + 8
-    for sentence in (
-        f"asks for {whole:,} generations on a grid of {side} × {side} cells",
-        f"stopped after {first['config']['generations']} of them",
-        f"a loss of {first['loss']['mean']:.3f}, where an {{term}}`empty grid` scores "
-        f"{first['empty_loss']:.3f}.",
-        f"about {lizard['parameters']:,} weights",
-        f"a loss of {lizard['loss']['mean']:.4f} after {lizard['rollouts']:,} rollouts, "
-        f"`lizard-backprop` at {backprop['loss']['mean']:.4f} after {backprop['rollouts']:,}.",
+    text = " ".join((BOOK / "afterword.md").read_text(encoding="utf-8").split())
+    first, lizard, backprop = (
+        read(RUNS / name / "run.json") for name in ("reference", "lizard", "lizard-backprop")
+    )
+    side = first["config"]["size"] + 8
+    for quoted in (
+        f"{PRESETS['reference'].generations:,} generations on a grid of {side} × {side} cells",
+        f"{first['config']['generations']} of them, at a loss of {first['loss']['mean']:.3f}",
+        f"scores {first['empty_loss']:.3f}",
+        f"{lizard['parameters']:,} weights",
+        f"{lizard['loss']['mean']:.4f} after {lizard['rollouts']:,}",
+        f"{backprop['loss']['mean']:.4f} after {backprop['rollouts']:,}",
     ):
-        assert sentence in " ".join(text.split())
-    devices = [json.loads(path.read_text())["device"] for path in RUNS.glob("*/run.json")]
-    assert ("leave the CPU" in text) == all(" x cpu" in device for device in devices)
-
-
-# What classifiers and free text say, as SPDX says it.
-SPDX = {
-    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
-    "License :: OSI Approved :: BSD License": "BSD-3-Clause",
-    "License :: OSI Approved :: MIT License": "MIT",
-    "License :: OSI Approved :: Python Software Foundation License": "PSF-2.0",
-}
+        assert quoted in text
 
 
 def dependencies() -> dict[str, str]:
     """The appendix's table of dependencies: name and licence."""
-    text = (ROOT / "book" / "dependencies.md").read_text(encoding="utf-8")
+    text = (BOOK / "dependencies.md").read_text(encoding="utf-8")
     return dict(re.findall(r"^\| ([a-z0-9-]+) \| .+? \| (.+?) \| .+ \|$", text, re.M))
 
 
@@ -382,19 +232,14 @@ def test_appendix_lists_every_dependency():
     assert dependencies().keys() == names - {""}
 
 
-@pytest.mark.parametrize("name", dependencies())
-def test_appendix_states_the_licence(name):
-    tested = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
-    try:
-        found = metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"{name} is not installed here")
-    if f"{name}=={found.version}" not in tested:
-        pytest.skip(f"{name} {found.version} is not the version that CI uses")
-    said = found.metadata
-    stated = [SPDX.get(item) for item in said.get_all("Classifier", [])]
-    stated += [said.get("License-Expression"), said.get("License")]
-    if not any(stated):  # then only the file tells
-        (file,) = (path for path in found.files if path.name == "LICENSE")
-        stated = [file.read_text().splitlines()[0].removesuffix(" License")]
-    assert dependencies()[name] in stated
+def test_appendix_states_each_licence():
+    wrong = []
+    for name, stated in dependencies().items():
+        family = stated.replace("PSF", "Python Software Foundation").split("-")[0]
+        for found in metadata.distributions(name=name):  # one, or none
+            said = [found.metadata.get(key, "") for key in ("License-Expression", "License")]
+            said += found.metadata.get_all("Classifier", [])
+            said += [path.read_text()[:40] for path in found.files if path.name == "LICENSE"]
+            if not any(family in text for text in said):
+                wrong.append(name)
+    assert wrong == []

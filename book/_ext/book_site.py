@@ -7,14 +7,14 @@ Jupyter Book loads this file as a Sphinx extension (`_config.yml`).
 
 import html
 import os
-import subprocess
+import textwrap
 from importlib import metadata
 from pathlib import Path
 
 from docutils import nodes
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
-from publishing import ROOT, find_repository
+from publishing import ROOT, find_repository, git
 
 GROWN = ROOT / "nca_lib" / "data" / "runs" / "lizard-regenerating"
 CARD = "card.png"  # under _static
@@ -38,20 +38,9 @@ def find_address(repository: str) -> str:
         return given.rstrip("/") + "/" if given else ""
     if not repository:
         return ""
-    owner, name = repository.lower().split("/")
-    host = f"{owner}.github.io"
-    return f"https://{host}/" if name == host else f"https://{host}/{repository.split('/')[1]}/"
-
-
-def last_commit(root: Path = ROOT) -> tuple[str, str]:
-    """Short hash and date of the commit that is built, or two empty strings outside of git."""
-    command = ["git", "-C", str(root), "log", "-1", "--format=%h %cs"]
-    try:
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "", ""
-    commit, date = text.split()
-    return commit, date
+    owner, name = repository.split("/")
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
 
 
 def footer(front_page: str, repository: str, commit: str, date: str) -> str:
@@ -112,13 +101,14 @@ def draw_card(title: str) -> Image.Image:
     side = CARD_SIZE[1] - 60
     card.paste(lizard.resize((side, side), Image.Resampling.NEAREST), (30, 30))
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans:bold"), 58)
-    left, lines = side + 60, [""]
-    for word in title.split():
-        longer = f"{lines[-1]} {word}".strip()
-        fits = left + font.getlength(longer) <= CARD_SIZE[0] - 20
-        lines = [*lines[:-1], longer] if fits else [*lines, word]
-    place = {"xy": (left, CARD_SIZE[1] / 2), "anchor": "lm", "spacing": 18}
-    ImageDraw.Draw(card).multiline_text(text="\n".join(lines), fill="#1b3a1b", font=font, **place)
+    ImageDraw.Draw(card).multiline_text(
+        (side + 60, CARD_SIZE[1] / 2),
+        textwrap.fill(title, 14),
+        fill="#1b3a1b",
+        font=font,
+        anchor="lm",
+        spacing=18,
+    )
     return card
 
 
@@ -135,7 +125,7 @@ def setup(app):
     """Hook for Sphinx."""
     repository = find_repository()
     address = find_address(repository)
-    commit, date = last_commit()
+    commit, _, date = git(ROOT, "log", "-1", "--format=%h %cs").partition(" ")
 
     def know_address(app, config):
         if address:
@@ -174,11 +164,10 @@ def setup(app):
         if address:
             card = Path(app.outdir) / "_static" / CARD
             draw_card(app.config.html_title).save(card, optimize=True)
-            pages = sorted(app.env.found_docs)
-            urls = [f"<url><loc>{address}{name}.html</loc></url>" for name in pages]
-            text = '<?xml version="1.0" encoding="UTF-8"?>\n'
-            text += '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
-            text += "\n".join(urls) + "\n</urlset>\n"
+            places = (f"{address}{name}.html" for name in sorted(app.env.found_docs))
+            urls = "".join(f"<url><loc>{html.escape(place)}</loc></url>\n" for place in places)
+            scheme = "http://www.sitemaps.org/schemas/sitemap/0.9"
+            text = f'<urlset xmlns="{scheme}">\n{urls}</urlset>\n'
             (Path(app.outdir) / "sitemap.xml").write_text(text, encoding="utf-8")
 
     app.connect("config-inited", know_address)

@@ -35,6 +35,16 @@ TERM = re.compile(r"\{term\}`([^`<]*[^`<\s])(?:\s*<[^`>]*>)?`")
 EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
 
 
+def git(root: Path, *arguments: str) -> str:
+    """What git says of a folder, or "" without git, a checkout or an answer."""
+    try:
+        return subprocess.check_output(
+            ["git", "-C", str(root), *arguments], stderr=subprocess.DEVNULL, text=True
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def find_repository(root: Path = ROOT) -> str:
     """Find the repository on GitHub that the book is built from.
 
@@ -48,23 +58,15 @@ def find_repository(root: Path = ROOT) -> str:
         ValueError: BOOK_REPOSITORY is set, not empty, and no repository on GitHub.
     """
     given = os.environ.get("BOOK_REPOSITORY")
-    if given is not None:
-        if given and not GITHUB.fullmatch(given):
-            raise ValueError(
-                f'BOOK_REPOSITORY must be "owner/name" or an address on github.com, got {given!r}'
-            )
-        return _owner_and_name(given)
-    remote = ["git", "-C", str(root), "remote", "get-url", "origin"]
-    try:
-        url = subprocess.run(remote, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, no checkout, no remote
-        return ""
-    return _owner_and_name(url) if "github.com" in url else ""
-
-
-def _owner_and_name(address: str) -> str:
+    address = git(root, "remote", "get-url", "origin") if given is None else given
     match = GITHUB.fullmatch(address)
-    return f"{match['owner']}/{match['name']}" if match else ""
+    if given and not match:
+        raise ValueError(
+            f'BOOK_REPOSITORY must be "owner/name" or an address on github.com, got {given!r}'
+        )
+    # A remote without github.com is a path on this machine.
+    is_known = match and (given or "github.com" in address)
+    return f"{match['owner']}/{match['name']}" if is_known else ""
 
 
 def colab_folder(repository: str) -> str:
