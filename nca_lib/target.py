@@ -206,8 +206,9 @@ def _download(path: str) -> Image.Image:
     """Picture of Noto's repository, from the cache folder or else from there."""
     pooch.get_logger().setLevel("WARNING")  # it would tell the notebook of every download
     file = pooch.os_cache("nca_lib") / f"noto-{NOTO_VERSION}" / Path(path).name
-    # Noto's pictures lie where they are asked for: who redirects is somebody else.
-    downloader = pooch.HTTPDownloader(timeout=TIMEOUT, allow_redirects=False)
+    # Noto's pictures lie where they are asked for: who redirects is somebody else. And pooch would
+    # leave open a stream that it does not read to the end.
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUT, allow_redirects=False, stream=False)
     fetch = partial(pooch.retrieve, NOTO_URL + path, None, file.name, file.parent)
     try:
         return _read(fetch(downloader=downloader))
