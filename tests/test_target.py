@@ -60,8 +60,7 @@ def test_bundled_emoji(entry, no_network):
 
 
 def test_list_emoji_starts_with_the_lizard_which_is_the_default():
-    assert list_emoji() == list(dict.fromkeys(entry["emoji"] for entry in MANIFEST["emoji"]))
-    assert list_emoji()[0] == "🦎"
+    assert list_emoji() == ["🦎", *dict.fromkeys(e["emoji"] for e in MANIFEST["emoji"][1:])]
     np.testing.assert_array_equal(load_emoji(), load_emoji("🦎", np.int64(40), np.uint8(4), True))
     np.testing.assert_array_equal(load_emoji("❤️"), load_emoji("❤"))  # no variation selector
 
@@ -182,9 +181,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_image_is_refused_by_name(tmp_path, name):
     (tmp_path / "broken.png").write_bytes(BROKEN[name])
-    reason = name if "bomb" in name else ""
-    with pytest.raises(ValueError, match=rf"cannot read the image .*broken\.png.*{reason}"):
+    with pytest.raises(ValueError, match=r"cannot read the image .*broken\.png") as error:
         load_image(tmp_path / "broken.png")
+    assert name in str(error.value) or "bomb" not in name
 
 
 @pytest.mark.parametrize("name", ["missing.png", "folder", "a\0b.png", "giant.png"])
@@ -212,8 +211,7 @@ PATHS = {
 }
 
 
-TYPE = ("Content-Type", "image/png")
-GOOD = 200, TYPE, RED
+GOOD = 200, ("Content-Type", "image/png"), RED
 
 
 @pytest.fixture
@@ -233,7 +231,6 @@ def noto(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         monkeypatch.setattr(target, "NOTO_URL", f"http://127.0.0.1:{server.server_port}/")
-        server.cache = tmp_path / "nca_lib" / f"noto-{target.NOTO_VERSION}"
         server.answer, server.asked = GOOD, []
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server
@@ -241,13 +238,13 @@ def noto(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("emoji", PATHS, ids=ascii)
-def test_a_picture_is_fetched_once_from_where_noto_keeps_it(noto, emoji, caplog, monkeypatch):
+def test_a_picture_is_fetched_once(noto, emoji, tmp_path, caplog, monkeypatch):
     pooch.get_logger().setLevel("NOTSET")
     monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
     for _ in range(2):
         assert (load_emoji(emoji, 16, 0) == [1, 0, 0, 1]).all()
     assert noto.asked == [PATHS[emoji]]
-    names = [path.name for path in noto.cache.iterdir()]  # and nothing temporary
+    names = [path.name for path in (tmp_path / "nca_lib").glob("*/*")]  # and nothing temporary
     assert names == [PATHS[emoji].split("/")[-1]]
     assert not caplog.records  # pooch would tell the notebook
 
@@ -260,20 +257,20 @@ def refused(emoji):
 
 
 ANSWERS = {
-    "missing": (404, TYPE, RED),
+    "missing": (404, *GOOD[1:]),
     "redirect": (302, ("Location", "/moved.png"), b""),
     "interrupted": (200, ("Content-Length", str(len(RED) + 1)), RED),
-} | {name: (200, TYPE, body) for name, body in BROKEN.items()}
+} | {name: (*GOOD[:2], body) for name, body in BROKEN.items()}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_failed_downloads_are_named_and_not_kept(noto, name):
+def test_failed_downloads_are_named_and_not_kept(noto, name, tmp_path):
     noto.answer = ANSWERS[name]
     refused(OTHER)
     assert set(noto.asked) == {"png/128/emoji_u1f996.png"}
     noto.answer = GOOD
     assert load_emoji(OTHER).any()
-    assert [path.read_bytes() for path in noto.cache.iterdir()] == [RED]
+    assert [path.read_bytes() for path in (tmp_path / "nca_lib").glob("*/*")] == [RED]
 
 
 def test_no_connection_and_no_answer(noto, monkeypatch):
