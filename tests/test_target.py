@@ -171,7 +171,7 @@ BROKEN = {
     "text": b"not an image",
     "cut": RED[:-40],
     "floats": encoded(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"),
-    "eps": encoded(Image.new("RGB", (8, 8)), "EPS"),  # Pillow would start a program
+    "ppm": encoded(Image.new("RGB", (8, 8)), "PPM"),  # Pillow would read it
     "long": encoded(Image.new("1", (65_536, 1))),
     "decompression bomb": bomb(10_000),  # Pillow warns
     "decompression bomb DOS": bomb(20_000),  # Pillow refuses
