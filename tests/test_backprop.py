@@ -22,29 +22,23 @@ CONFIG = dataclasses.replace(
 )
 
 
-def unit_adam(gradient, opt_state, adam):
-    gradient = jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-8), gradient)
-    return adam.update(gradient, opt_state)
-
-
 def test_a_step_is_adam_on_the_direction_of_the_mean_gradient():
     task, key = make_task(CONFIG), jax.random.key(3)
     adam = optax.adam(0.01)
     descent = Descent(adam_of_directions(optax.constant_schedule(0.01)), task.start, 0)
-    descend = make_descend(descent, task)
-    state = descent.init(key, task.params)
+    descend, state = make_descend(descent, task), descent.init(key, task.params)
     params, opt_state = task.params, adam.init(task.params)
-    value_and_gradient = jax.jit(jax.value_and_grad(task.loss))
+    each = jax.jit(jax.vmap(jax.value_and_grad(task.loss), (None, 0)))
     for number in range(2):
         keys = jax.random.split(jax.random.split(jax.random.fold_in(key, number))[1], BATCH)
-        each = [value_and_gradient(params, k) for k in keys]
-        value, gradient = jax.tree.map(lambda *parts: sum(parts) / BATCH, *each)
-        updates, opt_state = unit_adam(gradient, opt_state, adam)
+        value, gradient = jax.tree.map(lambda x: x.mean(0), each(params, keys))
+        gradient = jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-8), gradient)
+        updates, opt_state = adam.update(gradient, opt_state)
         params = optax.apply_updates(params, updates)
         state, metrics = descend(state, key, number, 1)
         np.testing.assert_allclose(metrics["fitness_mean"], value, rtol=1e-5)
-    for found, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    found, expected = ravel_pytree(state.params)[0], ravel_pytree(params)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert state.pool.shape == (0, *task.start.shape)
     assert descent.std(state) is None
 
@@ -82,20 +76,17 @@ def test_the_worst_of_a_batch_begins_anew(pool):
     places, starts = draw_starts(jax.random.key(0), pool, BATCH, seed, target, 0.0)
     assert len(set(places.tolist())) == BATCH
     assert (jnp.diff(places) < 0).all()  # the brightest is the worst here, and comes first
-    np.testing.assert_array_equal(starts[0], seed)
-    np.testing.assert_array_equal(starts[1:], pool[places[1:]])
+    np.testing.assert_array_equal(starts, pool[places].at[0].set(seed))
     places, starts = draw_starts(jax.random.key(0), pool, POOL, seed, target, 0.0)
     assert set(places[:3].tolist()) == {POOL - 3, POOL - 2, POOL - 1}
-    np.testing.assert_array_equal(starts[:3], jnp.stack([seed] * 3))
-    assert (starts[3:] <= 1).all()
+    assert (starts[:3] == seed).all() and (starts[3:] <= 1).all()
 
 
-def test_the_share_of_damaged_starts_is_what_was_asked_for(pool):
-    pool = jnp.ones_like(pool)
-    for share, low, high in ((0.0, 0, 0), (0.3, 45, 110), (1.0, 250, 255)):
-        starts = draw_starts(jax.random.key(1), pool, POOL, pool[0], jnp.zeros((6, 6, 4)), share)[1]
-        erased = int((starts == 0).any(axis=(1, 2, 3)).sum())
-        assert low <= erased <= high
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.3, 45, 110), (1.0, 250, 255)])
+def test_the_share_of_damaged_starts_is_what_was_asked_for(pool, share, low, high):
+    pool, target = jnp.ones_like(pool), jnp.zeros((6, 6, 4))
+    _, starts = draw_starts(jax.random.key(1), pool, POOL, pool[0], target, share)
+    assert low <= (starts == 0).any(axis=(1, 2, 3)).sum() <= high
     assert (starts[0] == 1).all()  # a seed is never damaged
 
 
@@ -105,8 +96,7 @@ def test_what_was_grown_goes_back_into_the_pool():
     start = descent.init(jax.random.key(0), task.params)
     assert start.pool.shape == (POOL, *task.start.shape)
     state, _ = descend(start, jax.random.key(1), 0, 1)
-    changed = np.flatnonzero((state.pool != start.pool).any(axis=(1, 2, 3)))
-    assert len(changed) == 0  # an untrained rule leaves the seed as it is
+    assert (state.pool == start.pool).all()  # an untrained rule leaves the seed as it is
     state, _ = descend(state, jax.random.key(1), 1, 20)
     changed = np.flatnonzero((state.pool != start.pool).any(axis=(1, 2, 3)))
     assert BATCH < len(changed) <= 21 * BATCH
@@ -126,16 +116,14 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(place):
     loss, vector = place
     gradient, width = jax.grad(loss)(vector), 1e-3
     directions = jax.random.normal(jax.random.key(3), (16, vector.size))
-    loss = jax.jit(loss)
-    for direction in directions:
-        above, below = loss(vector + width * direction), loss(vector - width * direction)
-        found = (float(above) - float(below)) / (2 * width)
-        # Slopes along random directions spread by the gradient's length.
-        expected, scale = float(gradient @ direction), float(jnp.linalg.norm(gradient))
-        assert abs(found - expected) < 0.03 * scale
+    steps = jnp.concatenate([width * directions, -width * directions])
+    above, below = jnp.split(jax.jit(jax.vmap(loss))(vector + steps), 2)
+    # Slopes along random directions spread by the gradient's length.
+    slopes, scale = (above - below) / (2 * width), float(jnp.linalg.norm(gradient))
+    np.testing.assert_allclose(slopes, directions @ gradient, rtol=0, atol=0.03 * scale)
 
 
-@pytest.mark.parametrize("pairs", [256, 1024, 4096])
+@pytest.mark.parametrize("pairs", [256, 4096])
 def test_the_estimate_of_evolution_converges_to_the_gradient(place, pairs):
     loss, vector = place
     gradient, D = np.asarray(jax.grad(loss)(vector), np.float64), vector.size

@@ -74,7 +74,7 @@ def test_step_equals_cax(step_size):
     hidden.bias[...] = ours.hidden.bias[...]
     output.kernel[...] = ours.output.kernel[...][None, None]
     output.bias[...] = ours.output.bias[...]
-    for seed in range(5):
+    for seed in range(2):
         state = random_state(seed)
         with jax.numpy_dtype_promotion("standard"):
             expected = think(state, see(state), None)
@@ -84,10 +84,10 @@ def test_step_equals_cax(step_size):
 
 
 def test_parameter_counts_of_the_reference():
-    task = make_task(PRESETS["reference"])
-    trained = sum(leaf.size for leaf in jax.tree.leaves(task.params))
-    assert trained == 8_336
-    # The notebook also counts the fixed kernels, one copy for each channel.
+    params = make_task(PRESETS["reference"]).params
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert trained == 8_336  # the kernels are fixed
+    # The notebook also counts them, one copy for each channel.
     assert trained + KERNELS.size * 16 == 8_768
 
 
@@ -103,22 +103,13 @@ def test_reduced_precision_rounds_the_update_and_nothing_else():
         NCA(4, 4, precision="float16", rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("block", [1, 50, 2**16])
+@pytest.mark.parametrize("block", [1, 20, 2**16])
 def test_cells_may_be_computed_in_blocks(block, monkeypatch):
-    state, fire = random_state(0), jnp.arange(0, 30, 2)
-    whole = random_model()(state, fire)
+    model, state, fire = random_model(channels=4, hidden=8), random_state(0, 4, 6, 4), jnp.arange(6)
+    whole = model(state, fire)
     monkeypatch.setattr(nca_lib.model, "BLOCK", block)
-    np.testing.assert_allclose(random_model()(state, fire), whole, rtol=1e-5, atol=1e-6)
-    nobody = jnp.zeros(state.shape[:2], bool)
-    assert jnp.array_equal(random_model()(state, fire[:0]), random_model()(state, nobody))
-
-
-def test_kernels_are_not_trainable():
-    params = nnx.to_pure_dict(nnx.state(random_model(), nnx.Param))
-    assert {name: sorted(layer) for name, layer in params.items()} == {
-        "hidden": ["bias", "kernel"],
-        "output": ["bias", "kernel"],
-    }
+    np.testing.assert_allclose(model(state, fire), whole, rtol=1e-5, atol=1e-6)
+    assert jnp.array_equal(model(state, fire[:0]), model(state, jnp.zeros((4, 6), bool)))
 
 
 def test_indices_and_mask_give_the_same_step():
@@ -128,15 +119,11 @@ def test_indices_and_mask_give_the_same_step():
     np.testing.assert_allclose(model(state, fires), model(state, mask), atol=1e-5)
 
 
-def test_cells_that_do_not_fire_keep_their_state_while_alive():
-    model, state = random_model(), jnp.ones((6, 6, 16))
-    assert jnp.array_equal(model(state, jnp.zeros((6, 6), bool)), state)
-
-
-def test_untrained_rule_changes_nothing():
-    state = seed_state(8, 8, 16)
-    model = NCA(16, 32, rngs=nnx.Rngs(3))
-    assert jnp.array_equal(model(state, jnp.ones((8, 8), bool)), state)
+def test_nothing_changes_where_no_cell_fires_or_the_rule_is_untrained():
+    state, everywhere = jnp.ones((6, 6, 16)), jnp.ones((6, 6), bool)
+    assert jnp.array_equal(random_model()(state, ~everywhere), state)
+    seed, untrained = seed_state(6, 6, 16), NCA(16, 32, rngs=nnx.Rngs(3))
+    assert jnp.array_equal(untrained(seed, everywhere), seed)
 
 
 def test_living_mask_is_the_neighbourhood_of_mature_cells():
@@ -171,13 +158,10 @@ def test_masks_of_another_kind_are_refused(fire):
         random_model(channels=4, hidden=3)(seed_state(6, 6, 4), fire)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 4), (4, -1, 4), (4, 4, 3)])
-def test_impossible_seeds_are_refused(shape):
-    with pytest.raises(ValueError, match="need at least"):
-        seed_state(*shape)
-
-
-@pytest.mark.parametrize(("channels", "hidden"), [(3, 8), (0, 8), (-1, 8), (8, 0), (8, -5)])
-def test_impossible_sizes_are_refused(channels, hidden):
-    with pytest.raises(ValueError, match="must be at least"):
-        NCA(channels, hidden, rngs=nnx.Rngs(0))
+def test_impossible_sizes_are_refused():
+    for shape in ((0, 4, 4), (4, -1, 4), (4, 4, 3)):
+        with pytest.raises(ValueError, match="need at least"):
+            seed_state(*shape)
+    for channels, hidden in ((3, 8), (-1, 8), (8, 0)):
+        with pytest.raises(ValueError, match="must be at least"):
+            NCA(channels, hidden, rngs=nnx.Rngs(0))
