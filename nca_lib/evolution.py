@@ -15,8 +15,10 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float
 
-from nca_lib.model import NCA, living_mask, perceive
+from nca_lib.model import NCA, Array, State, living_mask, perceive
+from nca_lib.rollout import Fires
 
 AXIS = "population"  # name of the mesh axis that members are spread over
 
@@ -32,15 +34,7 @@ class Strategy(NamedTuple):
     whitens: bool = False  #: whether the optimizer's state begins with a `Whitening`
 
     def init(self, key: jax.Array, mean: Any) -> Any:
-        """Make the strategy's state.
-
-        Args:
-            key: random key.
-            mean: pytree of float32 arrays, the centre of the search distribution.
-
-        Returns:
-            What changes from generation to generation, a pytree.
-        """
+        """Make the state: what changes from generation to generation, around this mean."""
         return self.algorithm.init(key, mean, self.params)
 
     def mean(self, state: Any) -> Any:
@@ -50,12 +44,7 @@ class Strategy(NamedTuple):
     def look(self, state: Any, moments: Callable[[Any], dict]) -> Any:
         """In every 50th generation, fit the noise anew to what the cells of the mean see.
 
-        Args:
-            state: of the strategy.
-            moments: weights -> see `second_moments`.
-
-        Returns:
-            The state. Where there was nothing to see it is as it was.
+        `moments` maps weights to `second_moments`. Where nothing is to be seen the noise stays.
         """
         if not self.whitens:
             return state
@@ -85,16 +74,9 @@ class Strategy(NamedTuple):
         return weights
 
     def tell(self, key: jax.Array, asked: Any, fitness: jax.Array, state: Any) -> tuple[Any, dict]:
-        """Learn from a generation.
+        """Learn from what was asked and its fitness (N,): the next state, and some metrics.
 
-        Args:
-            key: random key.
-            asked: pytree with a leading axis N, from `algorithm.ask`.
-            fitness: (N,) float32, lower is better; infinity for what is not finite.
-            state: of the strategy.
-
-        Returns:
-            The next state and the metrics of this generation.
+        Lower is better; infinity stands for what is not finite.
         """
         told, metrics = self.algorithm.tell(key, asked, fitness, state, self.params)
         if not self.whitens:
@@ -130,16 +112,8 @@ class Strategy(NamedTuple):
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
     """Reduce a generation to a few numbers; evosax's own metrics hold whole weight vectors.
 
-    Args:
-        key: not used.
-        population: not used.
-        fitness: (N,) float32.
-        state: not used.
-        params: not used.
-
-    Returns:
-        float32 scalars by name. Mean, best, standard deviation and median of the fitness leave out
-        what is not finite, `nonfinite` counts it, and `tied` counts members at the median.
+    Mean, best, standard deviation and median of the fitness (N,) leave out what is not finite,
+    `nonfinite` counts it, and `tied` counts members at the median.
     """
     finite = jnp.isfinite(fitness)
     median = jnp.median(jnp.where(finite, fitness, jnp.inf))
@@ -148,9 +122,8 @@ def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
         "fitness_best": jnp.min(fitness, where=finite, initial=jnp.inf),
         "fitness_std": jnp.std(fitness, where=finite),
         "fitness_median": median,
-        "tied": jnp.sum(
-            jnp.isclose(fitness, median, rtol=1e-5, atol=0.0)
-        ),  # equal but for rounding
+        # Equal but for rounding.
+        "tied": jnp.sum(jnp.isclose(fitness, median, rtol=1e-5, atol=0.0)),
         "nonfinite": jnp.sum(~finite),
     }
 
@@ -272,11 +245,7 @@ def whitened(
 def to_weights(params: Any) -> optax.GradientTransformation:
     """Take steps in whitened coordinates to steps of the weights; the state is the `Whitening`.
 
-    Args:
-        params: pytree of float32 arrays, the weights of an `NCA`.
-
-    Returns:
-        What stands first in the optimizer of `whitened`.
+    It stands first in the optimizer of `whitened`. At first nothing is whitened.
     """
     unravel = ravel_pytree(params)[1]
 
@@ -297,15 +266,7 @@ def _rows(layer: Any) -> jax.Array:
 
 
 def whiten(whitening: Whitening, noise: Any) -> Any:
-    """Turn noise in whitened coordinates into noise on weights.
-
-    Args:
-        whitening: what shapes it.
-        noise: pytree like the weights of an `NCA`.
-
-    Returns:
-        A pytree of the same shapes.
-    """
+    """Turn noise in whitened coordinates into noise on the weights of an `NCA`, layer by layer."""
     shaped = {}
     for name, inputs in whitening.inputs.items():
         rows = inputs @ _rows(noise[name]) @ whitening.outputs[name]
@@ -313,15 +274,11 @@ def whiten(whitening: Whitening, noise: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(noise), jax.tree.leaves(shaped))
 
 
-def whitener(moment: jax.Array, otherwise: jax.Array) -> jax.Array:
+def whitener(moment: Float[Array, "K K"], otherwise: Float[Array, "K K"]) -> Float[Array, "K K"]:
     """Invert the root of a second moment, damped where there is next to nothing.
 
-    Args:
-        moment: (K, K) float32, see `second_moments`.
-        otherwise: (K, K) float32, returned where the moment is not finite.
-
-    Returns:
-        (K, K) float32, symmetric; on average it keeps the scale, by a mean squared eigenvalue of 1.
+    The root is symmetric. On average it keeps the scale, by a mean squared eigenvalue of 1. Where
+    the moment is not finite, it is `otherwise`.
     """
     seen = jnp.isfinite(moment).all()
     values, vectors = jnp.linalg.eigh(jnp.where(seen, moment, jnp.eye(len(moment))))
@@ -330,38 +287,26 @@ def whitener(moment: jax.Array, otherwise: jax.Array) -> jax.Array:
     return jnp.where(seen, (vectors * gain) @ vectors.T, otherwise)
 
 
-def mix(outputs: jax.Array, noise: jax.Array, worth: jax.Array) -> jax.Array:
+def mix(
+    outputs: Float[Array, "K K"], noise: Float[Array, "n rows K"], worth: Float[Array, " n"]
+) -> Float[Array, "K K"]:
     """Learn which outputs of a layer should be shaken together, and how much.
 
     A step in the manner of natural evolution strategies (Wierstra et al. 2014), averaged over the
-    layer's inputs; the size of the noise stays.
-
-    Args:
-        outputs: (K, K) float32, the mixing so far.
-        noise: (n, inputs + 1, K) float32, standard normal, of each pair.
-        worth: (n,) float32, how much better than the others a pair did.
-
-    Returns:
-        (K, K) float32.
+    layer's inputs; the size of the noise stays. `noise` is that of each pair, standard normal, and
+    `worth` how much better than the others a pair did.
     """
     change = jnp.einsum("i,iaj,iak->jk", worth, noise, noise) / noise.shape[1]
     change -= jnp.trace(change) / len(change) * jnp.eye(len(change))
     return outputs + MIX_RATE / 2 * outputs @ change
 
 
-def second_moments(model: NCA, start: jax.Array, fires: jax.Array) -> dict[str, jax.Array]:
+def second_moments(model: NCA, start: State, fires: Fires) -> dict[str, Float[Array, "_ _"]]:
     """Average x x^T of what enters each layer, over the living cells of all steps of a life.
 
-    No state is kept. Explained in chapter 4, "Noise that the cells shape".
-
-    Args:
-        model: the cell rule.
-        start: (H, W, C) float32, where its life begins.
-        fires: (T, ...), from `nca_lib.rollout.fire_schedule`.
-
-    Returns:
-        (inputs + 1, inputs + 1) float32 for each layer, by name, the constant 1 of the bias last.
-        NaN if there was nothing to see: all died, or the start stayed as it was.
+    For each layer by name (inputs + 1, inputs + 1), the constant 1 of the bias last; NaN if there
+    was nothing to see: all died, or the start stayed as it was. No state is kept. Explained in
+    chapter 4, "Noise that the cells shape".
     """
 
     def step(carry, fire):
@@ -381,23 +326,13 @@ def second_moments(model: NCA, start: jax.Array, fires: jax.Array) -> dict[str, 
 
 
 def population_mesh(population: int) -> Mesh:
-    """Lay the devices in a row that will share a population in equal parts.
+    """Lay the devices in a row that will share a population of N members in equal parts.
 
-    Explained in chapter 8, "What crosses between devices".
-
-    Args:
-        population: N, number of members.
-
-    Returns:
-        A mesh of the most devices that divide N, all of them for a power of two on 2, 4, 8, ...
-        devices, but 4 of 6 cores for N = 64. Across several processes, of all devices of all.
-
-    Raises:
-        ValueError: population under 1, or there are several processes, and their devices cannot
-            share N equally.
+    These are the most devices that divide N, all of them for a power of two on 2, 4, 8, ...
+    devices, but 4 of 6 cores for N = 64. Across several processes they are all devices of all, and
+    a ValueError says if these cannot share N equally. Explained in chapter 8, "What crosses between
+    devices".
     """
-    if not isinstance(population, int) or population < 1:
-        raise ValueError(f"population must be an int of at least 1, got {population!r}")
     devices = jax.devices()
     if jax.process_count() > 1 and population % len(devices):
         raise ValueError(
