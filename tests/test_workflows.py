@@ -9,6 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
 def scripts(path):
@@ -17,69 +18,63 @@ def scripts(path):
     return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
 
 
-def test_every_supported_python_is_tested():
+def ci_cases():
+    """What CI's first job gives to make, on which Python."""
     ci = yaml.safe_load((WORKFLOWS[0].parent / "ci.yml").read_text(encoding="utf-8"))
     cases = ci["jobs"]["tests"]["strategy"]["matrix"]["include"]
-    assert {(case["python"], case["versions"]) for case in cases} == {
-        *((python, "tested") for python in ("3.11", "3.12", "3.13")),
-        ("3.13", "lowest"),
-        ("3.13", "newest"),
+    return [(case["python"], case["make"]) for case in cases]
+
+
+def test_every_supported_python_is_tested():
+    tested = "test CONSTRAINTS=.ci/constraints.txt"
+    assert set(ci_cases()) == {
+        *((python, tested) for python in ("3.11", "3.12", "3.13")),
+        ("3.13", "test-lowest"),
+        ("3.13", "test"),
     }
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_no_step_has_an_expression_in_its_script(path):
-    """What others can name, a branch or a title, reaches a shell only through its environment."""
-    assert yaml.safe_load(path.read_text(encoding="utf-8"))["permissions"] == {"contents": "read"}
+@each_workflow
+def test_nothing_that_others_name_reaches_a_shell_or_an_action(path):
+    """A branch or a title comes through the environment alone, and actions are pinned by hash."""
+    text = path.read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
     assert [script for script in scripts(path) if "${{" in script] == []
-
-
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_actions_are_pinned_by_hash_and_say_their_version(path):
-    lines = [line for line in path.read_text().splitlines() if "uses:" in line]
+    lines = [line for line in text.splitlines() if "uses:" in line]
     pinned = re.compile(r".*uses: [\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
     assert lines and [line for line in lines if not pinned.fullmatch(line)] == []
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@each_workflow
 def test_every_step_is_a_target_or_a_script(path):
     makefile = (ROOT / "Makefile").read_text()
-    for script in scripts(path):
-        program, target, *_ = [*script.split(), ""]
+    commands = [
+        script.replace("$MAKE_WHAT", what) for script in scripts(path) for _, what in ci_cases()
+    ]
+    for command in commands:
+        program, target, *_ = [*command.split(), ""]
         if program == "make":
-            assert re.search(rf"^{target}:", makefile, re.M), script
+            assert re.search(rf"^{target}:", makefile, re.M), command
         else:
-            assert (ROOT / program).stat().st_mode & 0o100, script
+            assert (ROOT / program).stat().st_mode & 0o100, command
 
 
-def push(folder, remote):
-    return subprocess.run(
-        [ROOT / ".ci" / "push-colab", folder],
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "REMOTE": str(remote), "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-    )
+def git(folder, *arguments):
+    command = ["git", "-C", folder, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_branch_is_replaced_by_one_commit(tmp_path):
+def test_the_branch_is_replaced_by_one_commit_and_never_emptied(tmp_path):
     remote, folder = tmp_path / "remote", tmp_path / "folder"
-    subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
+    remote.mkdir()
     folder.mkdir()
+    git(remote, "init", "-q", "--bare")
+    push = [ROOT / ".ci" / "push-colab", folder]
+    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "REMOTE": remote, "HOME": folder}
+    assert subprocess.run(push, env=environment, capture_output=True).returncode != 0
+    assert git(remote, "branch") == ""
     for text in ("first", "second"):
         (folder / "README.md").write_text(text)
-        result = push(folder, remote)
-        assert result.returncode == 0, result.stderr
-    git = ["git", "-C", str(remote)]
-    count = subprocess.run([*git, "rev-list", "--count", "colab"], capture_output=True, text=True)
-    assert count.stdout.strip() == "1"
-    shown = subprocess.run([*git, "show", "colab:README.md"], capture_output=True, text=True)
-    assert shown.stdout == "second"
-
-
-def test_an_empty_folder_is_not_pushed(tmp_path):
-    remote = tmp_path / "remote"
-    subprocess.run(["git", "init", "-q", "--bare", remote], check=True)
-    (tmp_path / "empty").mkdir()
-    assert push(tmp_path / "empty", remote).returncode != 0
-    branches = subprocess.run(["git", "-C", str(remote), "branch"], capture_output=True, text=True)
-    assert branches.stdout == ""
+        subprocess.run(push, env=environment, check=True)
+    assert git(remote, "rev-list", "--count", "colab") == "1\n"
+    assert git(remote, "show", "colab:README.md") == "second"
