@@ -124,6 +124,17 @@ def chromium():
         yield browser
 
 
+CHATTER = ("[PST]", "[SBT]", "[togglebutton]")  # what the theme itself writes into the console
+
+
+def hear(tab) -> list[str]:
+    """What goes wrong in a tab from now on: errors of scripts, and all that it complains of."""
+    troubles = []
+    tab.on("pageerror", lambda error: troubles.append(str(error)))
+    tab.on("console", lambda m: m.text.startswith(CHATTER) or troubles.append(m.text))
+    return troubles
+
+
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
