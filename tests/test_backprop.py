@@ -13,8 +13,8 @@ from test_train import TINY
 from nca_lib import train
 from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
 from nca_lib.evolution import open_es
+from nca_lib.lab.task import make_measure, make_task, make_trainer
 from nca_lib.loss import mse
-from nca_lib.train import make_measure, make_task, make_trainer
 
 BATCH = 4
 CONFIG = dataclasses.replace(

@@ -14,9 +14,10 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from nca_lib import benchmark
 from nca_lib.benchmark import NAMES, NOTEBOOK, main, notebook, plain_loss
-from nca_lib.train import PRESETS, make_task
+from nca_lib.lab import benchmark
+from nca_lib.lab.task import make_task
+from nca_lib.train import PRESETS
 
 SIZES = {"size": 8, "steps": 3, "channels": 5, "hidden": 6, "population": 4}
 TINY, REPEATS = notebook(**SIZES), 2

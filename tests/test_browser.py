@@ -11,21 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import load_script
 from py_mini_racer import JSEvalException, MiniRacer
 
-from nca_lib import browser, load_run
+from nca_lib import load_run
+from nca_lib.lab.task import make_task
 from nca_lib.model import living_mask, perceive, seed_state
 from nca_lib.rollout import disc, fire_schedule, record
-from nca_lib.train import PRESETS, make_task
+from nca_lib.show import page as demo
+from nca_lib.train import PRESETS
 
-NCA_JS = (browser.DEMO / "nca.js").read_text(encoding="utf-8")
+DEMO_EXTENSION = load_script("book/_ext/demo.py")
+NCA_JS = (demo.DEMO / "nca.js").read_text(encoding="utf-8")
 # The one function that nca.js takes from browsers and a bare engine lacks.
 ATOB = (
     "var atob = (t) => [...Uint8Array.fromBase64(t)].map((x) => String.fromCharCode(x)).join('');"
 )
 POCKET = PRESETS["pocket"]
 STEPS = 50
-RECORDS = {record["name"]: record for record in browser.shipped_records()}
+RECORDS = {record["name"]: record for record in DEMO_EXTENSION.shipped_records()}
 SIZES = (32, 24 * 32, 8, 32 * 8)  # of the pocket's weights, in the order of their names
 
 
@@ -107,7 +111,7 @@ def assert_parity(engine, model, start, fires):
 def test_javascript_agrees_with_jax_on_every_shipped_run(engine, name):
     run = load_run(name)
     height, width, _ = run.task.start.shape
-    engine.load(browser.record(run), height, width)
+    engine.load(demo.record(run), height, width)
     fires = run.task.fires(jax.random.key(7), STEPS)
     states = assert_parity(engine, run.task.merge(run.params), run.task.start, fires)
     assert len(states) == STEPS + 1
@@ -117,7 +121,7 @@ def test_javascript_agrees_with_jax_on_every_shipped_run(engine, name):
 @pytest.mark.parametrize("mask", ["paired", "bernoulli"])
 def test_javascript_agrees_on_an_oblong_grid_up_to_its_borders(engine, mask):
     run = load_run("lizard")
-    engine.load(browser.record(run), 12, 18)  # too small: it grows into every border
+    engine.load(demo.record(run), 12, 18)  # too small: it grows into every border
     fires = fire_schedule(jax.random.key(3), STEPS, 12, 18, mask)
     states = assert_parity(engine, run.task.merge(run.params), seed_state(12, 18, 8), fires)
     assert (states[-1][[0, -1], :, -1] > 0.1).any() and (states[-1][:, [0, -1], -1] > 0.1).any()
@@ -138,7 +142,7 @@ def test_javascript_agrees_on_rules_never_seen(engine, seed):
     keys = jax.random.split(jax.random.key(seed), 5)
     arrays = [0.4 * jax.random.normal(k, (n,)) for k, n in zip(keys[:4], SIZES, strict=True)]
     task, params = rule_of(arrays, step_size=0.5, alive_threshold=0.25)
-    engine.load(browser.record(params, config=task.config), 16, 16)
+    engine.load(demo.record(params, config=task.config), 16, 16)
     state = jax.random.normal(keys[4], (16, 16, 8))
     state = state.at[..., -1].set(0.3 * (state[..., -1] > 1.5))  # few are mature
     assert_parity(engine, task.merge(params), state, fire_schedule(keys[4], 4, 16, 16, "bernoulli"))
@@ -151,7 +155,7 @@ def test_a_dead_cell_beside_the_living_decides_who_lives(engine):
     hidden_kernel[7, 0] = 1  # sees its own alpha
     output_kernel[0, -1], output_bias[-1] = -2, 0.5  # alpha 1 falls to -0.5, alpha 0 rises to 0.5
     task, params = rule_of([hidden_bias, hidden_kernel, output_bias, output_kernel])
-    engine.load(browser.record(params, config=task.config), 9, 9)
+    engine.load(demo.record(params, config=task.config), 9, 9)
     fire = np.zeros((1, 9, 9), bool)
     fire[0, 4, 4] = True  # the only mature cell, which so dies
     state = seed_state(9, 9, 8).at[3, 4, 0].set(1.0)
@@ -165,7 +169,7 @@ def test_a_dead_cell_beside_the_living_decides_who_lives(engine):
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_turned_perception_grows_a_turned_pattern(engine, turns):
     run = load_run("lizard")
-    engine.load(browser.record(run), 24, 24)
+    engine.load(demo.record(run), 24, 24)
     state = np.zeros((24, 24, 8), np.float32)
     state[9:12, 10:14] = 1.0  # off centre, so that a turn is seen
     fires = np.asarray(fire_schedule(jax.random.key(1), 10, 24, 24, "bernoulli"))
@@ -179,7 +183,7 @@ def test_turned_perception_grows_a_turned_pattern(engine, turns):
 
 
 def test_seeds_erasure_and_channels_are_those_of_the_library(engine):
-    engine.load(browser.record("lizard"), 9, 14)
+    engine.load(demo.record("lizard"), 9, 14)
 
     def cells():
         return engine.numbers("state.cells").reshape(9, 14, 8)
@@ -211,17 +215,17 @@ def test_fire_masks_and_their_luck(engine):
     assert not np.array_equal(other, paired.ravel())
 
 
-@pytest.mark.parametrize("dtype", browser.DTYPES)
+@pytest.mark.parametrize("dtype", demo.DTYPES)
 def test_weights_survive_the_journey(engine, dtype):
     special = [0.0, -0.0, 2**-24, -(2**-24), 1e-5, 6.1e-5, 0.1, -1.5, 65504.0]
     values = np.random.default_rng(0).normal(size=sum(SIZES)).astype(np.float32)
     values[: len(special)] = special
     _, params = rule_of(np.split(values, np.cumsum(SIZES)[:-1]))
-    description = browser.record(params, config=POCKET, dtype=dtype)
+    description = demo.record(params, config=POCKET, dtype=dtype)
     engine.load(description, 8, 8)
     names = ("hiddenKernel", "hiddenBias", "outputKernel", "outputBias")
     found = np.concatenate([engine.numbers(f"model.{name}") for name in names])
-    exact = browser.flatten(params, POCKET)
+    exact = demo.flatten(params, POCKET)
     np.testing.assert_array_equal(found, exact.astype(dtype).astype(np.float64))
     worst = np.abs(found - exact).max()
     assert description["error"] == pytest.approx(worst, rel=1e-6)
@@ -230,8 +234,8 @@ def test_weights_survive_the_journey(engine, dtype):
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_files_are_small_and_always_the_same(engine, tmp_path, name):
-    file = browser.export(name, tmp_path / "file.js", dtype=RECORDS[name]["dtype"]).read_bytes()
-    assert file == browser.script(RECORDS[name]).encode()
+    file = demo.export(name, tmp_path / "file.js", dtype=RECORDS[name]["dtype"]).read_bytes()
+    assert file == demo.script(RECORDS[name]).encode()
     assert [path.name for path in tmp_path.iterdir()] == ["file.js"]
     assert len(gzip.compress(file)) < 25_000 and file.isascii()
     engine.v8.eval(file.decode())
@@ -240,9 +244,9 @@ def test_files_are_small_and_always_the_same(engine, tmp_path, name):
 
 def test_bare_weights_need_their_configuration(engine):
     run = load_run("heart")
-    own = browser.record(run.params, config=run.config, name="mine", title="My heart")
-    assert own == browser.record(run) | {"name": "mine", "title": "My heart"}
-    assert browser.record(run.folder) == browser.record("heart")
+    own = demo.record(run.params, config=run.config, name="mine", title="My heart")
+    assert own == demo.record(run) | {"name": "mine", "title": "My heart"}
+    assert demo.record(run.folder) == demo.record("heart")
 
 
 @pytest.mark.parametrize(
@@ -261,12 +265,12 @@ def test_what_the_page_could_not_use_is_not_written(changes, options, message):
     if (more := changes.get("params")) is not None:
         changes = {"params": jax.tree.map(lambda leaf: leaf + more, run.params)}
     with pytest.raises(ValueError, match=message):
-        browser.record(run._replace(**changes), **options)
+        demo.record(run._replace(**changes), **options)
 
 
 def test_a_grid_has_room_for_pairs_of_cells():
     with pytest.raises(ValueError, match="grid must be a multiple of 8, got 33"):
-        browser.show("lizard", grid=33)
+        demo.show("lizard", grid=33)
 
 
 def spoil(**changes):
@@ -314,24 +318,25 @@ def with_nan(record):
     ],
 )
 def test_bad_or_foreign_weights_are_refused_in_words(engine, change, named):
-    bad = json.dumps(change(browser.record("lizard")))
+    bad = json.dumps(change(demo.record("lizard")))
     with pytest.raises(JSEvalException, match=f"These weights cannot be used: .*{named}"):
         engine.v8.eval(f"NCA.decode({bad})")
 
 
 def test_the_scripts_stay_short_enough_to_read():
-    both = [(browser.DEMO / name).read_text(encoding="utf-8") for name in browser.SCRIPTS]
+    both = [(demo.DEMO / name).read_text(encoding="utf-8") for name in demo.SCRIPTS]
     assert len(NCA_JS.splitlines()) <= 250 and sum(len(x.splitlines()) for x in both) <= 700
 
 
 def test_no_text_can_end_the_script_of_a_notebook():
-    page = browser.show("lizard", title="</script><b>&").data
+    page = demo.show("lizard", title="</script><b>&").data
     assert page.count("</script>") == 1 and "<b>" not in page
     run = load_run("lizard")
-    assert "<img" not in browser.show(run.params, config=run.config).data
+    assert "<img" not in demo.show(run.params, config=run.config).data
 
 
 def test_the_catalogue_names_shipped_runs_only():
-    names = [choice["runs"] for choice in browser.catalogue(browser.shipped_records())]
+    choices = DEMO_EXTENSION.catalogue(DEMO_EXTENSION.shipped_records())
+    names = [choice["runs"] for choice in choices]
     assert names[: len(RECORDS)] == [[name] for name in RECORDS]
     assert {name for runs in names for name in runs} == set(RECORDS)

@@ -25,12 +25,12 @@ PATIENCE = 240_000  # milliseconds until something is deemed not to happen
 CELL = """
 import dataclasses
 import nca_lib
-from nca_lib import widgets
+from nca_lib.show import dashboard
 from nca_lib.train import PRESETS
 
 nca_lib.use_cores()
 short = dict(learning_rate=0.5, learning_rate_end=1.0, generations=100_000)
-widgets.evolution_dashboard(dataclasses.replace(PRESETS["pocket"], **short))
+dashboard.evolution_dashboard(dataclasses.replace(PRESETS["pocket"], **short))
 """.strip()
 
 

@@ -16,14 +16,15 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from conftest import hear, open_chromium
+from conftest import hear, load_script, open_chromium
 from py_mini_racer import MiniRacer
 from test_browser import ATOB, NCA_JS
 
-from nca_lib import browser
+from nca_lib.show import page as demo
 
 NUMBER = int(os.environ.get("FUZZ_DEMO", "3000"))  # inputs, a tenth of them links
-RECORD = {key: json.dumps(value) for key, value in browser.record("lizard").items()}
+DEMO_EXTENSION = load_script("book/_ext/demo.py")
+RECORD = {key: json.dumps(value) for key, value in demo.record("lizard").items()}
 MEGABYTES = 64  # more than the largest rule needs, less than any phone has
 
 # Values in JavaScript: what JSON can say, and what else a script may hand over.
@@ -100,7 +101,7 @@ def with_other_sizes(rng):
     channels, hidden = rng.choice([3, 4, 5, 8, 16, 64, 65]), rng.choice([0, 1, 2, 32, 33, 512, 513])
     if rng.random() < 0.9:  # the large ones are slow
         channels, hidden = min(channels, 16), min(hidden, 33)
-    dtype = rng.choice(browser.DTYPES)
+    dtype = rng.choice(demo.DTYPES)
     count = 4 * channels * hidden + hidden + channels + rng.choice([0, 0, 0, 0, -1, 1])
     data = rng.randbytes(count * np.dtype(dtype).itemsize)
     if rng.random() < 0.7:  # finite
@@ -215,10 +216,10 @@ FOLLOW = """async (links) => {
 
 def fuzz_links(number: int, seed: int, folder: Path) -> None:
     """Lead the demo, in Chromium, through links; each leaves it as its controls allow."""
-    records = browser.shipped_records()
-    nca, playground = ((browser.DEMO / name).read_text("utf-8") for name in browser.SCRIPTS)
-    catalogue = f"NCA.catalogue = {json.dumps(browser.catalogue(records))};"
-    scripts = [nca, catalogue, *map(browser.script, records), playground]
+    records = DEMO_EXTENSION.shipped_records()
+    nca, playground = ((demo.DEMO / name).read_text("utf-8") for name in demo.SCRIPTS)
+    catalogue = f"NCA.catalogue = {json.dumps(DEMO_EXTENSION.catalogue(records))};"
+    scripts = [nca, catalogue, *map(demo.script, records), playground]
     (folder / "page.html").write_text(
         "<!doctype html><meta charset=utf-8><title>x</title>"
         '<div class="nca-player" data-run="lizard" data-controls="all" data-link></div>'

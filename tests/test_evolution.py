@@ -13,8 +13,11 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from nca_lib import checkpoint, evolution, train
-from nca_lib.evolution import make_evolve, open_es, pgpe, use_cores, whitened
+from nca_lib import evolution, train
+from nca_lib.evolution import make_evolve, open_es, pgpe, whitened
+from nca_lib.lab import checkpoint
+from nca_lib.lab.machine import use_cores
+from nca_lib.lab.task import initial_weights, make_task, make_trainer
 from nca_lib.model import living_mask, perceive
 
 N = 8
@@ -91,14 +94,14 @@ def test_pgpe_equals_a_hand_written_update_of_mean_and_std():
 def small_task(**changes):
     """A task of 10 x 10 cells and 12 steps."""
     fields = {"size": 6, "num_steps": 12, "population": 8, "strategy": "whitened", "std": 0.03}
-    return train.make_task(dataclasses.replace(train.PRESETS["smoke"], **fields | changes))
+    return make_task(dataclasses.replace(train.PRESETS["smoke"], **fields | changes))
 
 
 @pytest.fixture(scope="module")
 def grown():
     """A task, and weights with which something grows."""
     task = small_task(num_steps=20, init="lizard")
-    return task, train.initial_weights(task.config, task.params)
+    return task, initial_weights(task.config, task.params)
 
 
 def life(task, params, key):
@@ -156,7 +159,7 @@ def test_with_identity_whiteners_it_is_evosaxs_pgpe(grown, monkeypatch):
 def test_members_lie_around_the_mean_as_whitening_says(grown):
     """A step of the mean and the members' noise go through the same matrices."""
     task, params = grown
-    strategy, evolve = train.make_trainer(task)
+    strategy, evolve = make_trainer(task)
     state = strategy.init(jax.random.key(0), params)
     state, _ = evolve(state, jax.random.key(1), 0, 3)
     inputs, outputs = state.opt_state[0]
@@ -211,7 +214,7 @@ def kill(params):
 )
 def test_an_empty_life_leaves_the_noise_as_it_is(change):
     task = small_task()
-    strategy, _ = train.make_trainer(task)
+    strategy, _ = make_trainer(task)
     state = strategy.init(jax.random.key(0), change(task.params))
     luck = task.prepare(task.params, jax.random.key(1))
     looked = strategy.look(state, lambda mean: task.look(mean, luck))
@@ -234,9 +237,9 @@ def test_every_task_takes_ten_generations(changes):
     fields = {"size": 12, "num_steps": 12, "window": 1, "population": 4, "strategy": "whitened"}
     preset, fields = train.PRESETS[changes.get("preset", "smoke")], fields | changes
     fields.pop("preset", None)
-    task = train.make_task(dataclasses.replace(preset, **fields))
-    strategy, evolve = train.make_trainer(task)
-    start = strategy.init(jax.random.key(0), train.initial_weights(task.config, task.params))
+    task = make_task(dataclasses.replace(preset, **fields))
+    strategy, evolve = make_trainer(task)
+    start = strategy.init(jax.random.key(0), initial_weights(task.config, task.params))
     state, metrics = evolve(start, jax.random.key(1), 0, 10)
     assert metrics["nonfinite"] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.opt_state))
@@ -314,11 +317,11 @@ def test_ties_move_nothing(strategy):
 def test_chunks_and_devices_do_not_matter(changes, monkeypatch):
     """Fitness of a generation to 1e-6, the mean after 20 generations to 1e-4."""
     task, key = small_task(**changes), jax.random.key(1)
-    weights, found = train.initial_weights(task.config, task.params), []
+    weights, found = initial_weights(task.config, task.params), []
     for devices, chunk in ((1, 1), (1, 3), (2, 1), (2, 3), (2, 4)):
         mesh = Mesh(np.array(jax.devices()[:devices]), (evolution.AXIS,))
         monkeypatch.setattr(evolution, "population_mesh", lambda population, mesh=mesh: mesh)
-        strategy, evolve = train.make_trainer(task, chunk)
+        strategy, evolve = make_trainer(task, chunk)
         state, metrics = evolve(strategy.init(jax.random.key(0), weights), key, 0, 1)
         fitness = [metrics[f"fitness_{name}"] for name in ("best", "mean", "std")]
         found.append((fitness, evolve(state, key, 1, 19)[0].mean))
@@ -332,7 +335,8 @@ import nca_lib
 nca_lib.use_cores(2)
 import jax
 from nca_lib.evolution import make_evolve, population_mesh
-from nca_lib.train import PRESETS, make_measure, make_strategy, make_task
+from nca_lib.lab.task import make_measure, make_strategy, make_task
+from nca_lib.train import PRESETS
 task = make_task(PRESETS["smoke"])
 strategy = make_strategy(task.config, task.params)
 evolve = make_evolve(strategy, task.fitness, prepare=task.prepare)
@@ -357,7 +361,7 @@ import dataclasses, nca_lib
 nca_lib.use_cores(2)
 import jax
 from nca_lib.benchmark import make_ours, notebook, peak_memory
-from nca_lib.train import make_task
+from nca_lib.lab.task import make_task
 task = make_task(dataclasses.replace(notebook(steps={steps}, population=64), mask="paired"))
 generation, state = make_ours(task)
 generation(state, jax.random.key(0))
@@ -440,7 +444,7 @@ train.train(config, sys.argv[2])
     ],
 )
 def test_cores_are_split_before_jax_starts_and_not_by_importing(code, flags, said):
-    modules = "jax, nca_lib, nca_lib.train, nca_lib.runs, nca_lib.render"
+    modules = "jax, nca_lib, nca_lib.train, nca_lib.lab.runs, nca_lib.show.figures"
     result = run_python(f"import {modules}\n{code}", XLA_FLAGS=flags)
     assert said in result.stderr and (said or result.returncode == 0), result.stderr
 

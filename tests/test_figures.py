@@ -9,7 +9,7 @@ from conftest import skip_or_fail
 from PIL import Image, ImageOps
 from test_book import HTML, PAGES
 
-from nca_lib import render
+from nca_lib.show import figures
 
 READABLE = 4.5  # least contrast of text, by WCAG 2.2
 VISIBLE = 1.5  # what differs less from the card is a grid line
@@ -103,7 +103,7 @@ WHITE, NIGHT = (255, 255, 255), (18, 18, 24)
 )
 def test_what_troubles_readers_is_found_beside_dark_curves(text, card, page, frame, troubles):
     settings = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), text)
-    with plt.style.context([render.STYLE, settings]):
+    with plt.style.context([figures.STYLE, settings]):
         figure, axes = plt.subplots(facecolor=card)
         axes.set(xlabel="generation", ylabel="loss of the mean", title="a chart", facecolor=card)
         axes.plot([[0, 0, 0], [1, 2, 3]], color="black")

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 import nca_lib.model
+from nca_lib.lab.task import make_task
 from nca_lib.model import KERNELS, NCA, living_mask, perceive, seed_state
 from nca_lib.rollout import fire_schedule
-from nca_lib.train import PRESETS, make_task
+from nca_lib.train import PRESETS
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

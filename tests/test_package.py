@@ -40,14 +40,14 @@ def test_source_distribution_holds_book_and_tests(wheel):
 ALONE = """
 import json
 import nca_lib
-from nca_lib import browser
+from nca_lib.show import page as demo
 
 run = nca_lib.load_run("lizard")
 print(json.dumps({
     "file": nca_lib.__file__,
     "loss": float(run.evaluate(keys=run.info["loss"]["keys"]).mean()),
     "shipped": run.info["loss"]["mean"],
-    "demo": browser.show("lizard").data,
+    "demo": demo.show("lizard").data,
 }))
 """
 

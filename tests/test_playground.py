@@ -14,7 +14,8 @@ from conftest import hear, serving, skip_or_fail
 from PIL import Image
 from test_book import HTML, PAGES
 
-from nca_lib import browser, load_run
+from nca_lib import load_run
+from nca_lib.show import page as demo
 
 pytestmark = pytest.mark.browser
 
@@ -191,7 +192,7 @@ def test_without_scripts_there_is_a_picture_and_a_sentence(chromium, address, no
         tab.goto(address)
         assert tab.get_by_alt_text(STILL).is_visible()
         assert tab.get_by_text("With scripts switched on").is_visible()
-        tab.goto(notebook(browser.show("donut").data))
+        tab.goto(notebook(demo.show("donut").data))
         image = tab.get_by_alt_text("Donut, as it has grown")
         assert image.is_visible() and image.evaluate("(image) => image.naturalWidth") > 100
 
@@ -494,9 +495,9 @@ def test_where_the_first_weights_are_bad_words_say_so(read, replace):
 
 
 def test_a_notebook_shows_several_that_keep_apart(read, notebook):
-    bare = browser.show("heart", speed=240).data
-    large = browser.show(load_run("lizard-regenerating"), grid=64, seeds=4, controls=True).data
-    third = browser.show("lizard-persistent", controls=True).data
+    bare = demo.show("heart", speed=240).data
+    large = demo.show(load_run("lizard-regenerating"), grid=64, seeds=4, controls=True).data
+    third = demo.show("lizard-persistent", controls=True).data
     assert max(len(bare), len(large)) < 80_000
     reader = read(where=notebook(bare, large, third), viewport={"width": 1280, "height": 4000})
     assert reader.tab.evaluate("typeof NCA") == "undefined"  # nothing is left behind

@@ -7,7 +7,7 @@ from bs4 import BeautifulSoup
 from conftest import hear, load_script, serving, skip_or_fail
 from test_book import HTML, PAGES
 
-from nca_lib import browser
+from nca_lib.show import page as demo
 
 security = load_script("book/_ext/security.py")
 LISTEN = """window.stopped = [];
@@ -201,7 +201,7 @@ def test_a_missing_page_finds_its_parts_from_any_depth(root, tab):
 def test_the_demo_makes_no_markup_of_data(tab, tmp_path):
     """Under trusted types, where no text at all may become markup or a script's address."""
     title = "<img src=x onerror=alert(1)></script><script>alert(1)</script>"
-    shown = browser.show("heart", title=title, controls=True, speed=240).data
+    shown = demo.show("heart", title=title, controls=True, speed=240).data
     text = security.protect(f'<head><meta charset="utf-8" /><title>x</title></head>{shown}')
     strict = "; require-trusted-types-for 'script'; trusted-types 'none'\">"
     assert text.count("base-uri 'none'\">") == 1

@@ -21,11 +21,14 @@ from jupyter_client.manager import run_kernel
 from PIL import Image, ImageSequence
 from test_train import TINY
 
-from nca_lib import background, load_emoji, load_run, render, widgets
-from nca_lib.background import Loop, Training
+from nca_lib import load_emoji, load_run
+from nca_lib.lab import images
+from nca_lib.lab.task import make_task
 from nca_lib.loss import mse
 from nca_lib.model import KERNELS, perceive
-from nca_lib.train import PRESETS, make_task, parse, train
+from nca_lib.show import dashboard, knobs, session, widgets
+from nca_lib.show.session import Loop, Training
+from nca_lib.train import PRESETS, parse, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
 PATIENCE = 300  # seconds; a test that waits longer has failed
@@ -129,15 +132,15 @@ def test_target_explorer_follows_its_knobs_and_says_what_the_library_says():
     box = widgets.target_explorer(["🍄", "🦎"])
     target = load_emoji("🍄", 24, 4)
     whole, *planes = (picture[0] for picture in pictures(box))
-    np.testing.assert_array_equal(whole, render.to_rgb(target))
+    np.testing.assert_array_equal(whole, images.to_rgb(target))
     for plane, expected in zip(planes, np.moveaxis(target, -1, 0), strict=True):
         np.testing.assert_array_equal(plane[..., 0], np.rint(255 * expected))
     turn(box, emoji="🦎", size=40, padding=2, alpha="straight")
     target = load_emoji("🦎", 40, 2, premultiply=False)
-    for name, ground in (("black", (0, 0, 0)), ("checks", render.checkerboard(44, 44))):
+    for name, ground in (("black", (0, 0, 0)), ("checks", images.checkerboard(44, 44))):
         turn(box, background=name)
         shown = pictures(box)[0][0]
-        np.testing.assert_array_equal(shown, render.to_rgb(target, ground, premultiplied=False))
+        np.testing.assert_array_equal(shown, images.to_rgb(target, ground, premultiplied=False))
     turn(box, or_type="lizard")
     with pytest.raises(ValueError) as refusal:
         load_emoji("lizard")
@@ -158,11 +161,11 @@ def test_perception_explorer_turns_the_kernels(run):
         turn(box, rotation=rotation)  # by 90 degrees what looked to the right looks up
         np.testing.assert_allclose(tables(box)[0], kernel, atol=0.006)
         if rotation != 90:
-            expected = widgets._heat(-seen if rotation else seen)
+            expected = knobs.heat(-seen if rotation else seen)
             np.testing.assert_allclose(pictures(box)[1][0], expected, atol=1)
     turn(box, kernel="identity", channel="hidden 1")
     for picture in pictures(box):
-        np.testing.assert_array_equal(picture[0], widgets._heat(np.asarray(state[..., 1])))
+        np.testing.assert_array_equal(picture[0], knobs.heat(np.asarray(state[..., 1])))
     turn(box, kernel="Laplacian")
     assert tables(box)[0].sum() == pytest.approx(0, abs=0.05)
 
@@ -186,7 +189,7 @@ def test_step_explorer_shows_the_numbers_of_the_step(run):
         np.testing.assert_allclose(cells, [state[here], after[here]], atol=0.0051)
         assert f"fires: {'yes' if mask[here] else 'no'}" in text(box)
         for picture, grid in zip(pictures(box), (state, after), strict=True):
-            expected = render.to_rgb(grid)
+            expected = images.to_rgb(grid)
             expected[here] = 255, 0, 255
             np.testing.assert_array_equal(picture[0], expected)
 
@@ -211,10 +214,10 @@ def test_loss_explorer_shows_life_death_and_explosion(run):
     _, plane, grown = pictures(box)
     colours = {tuple(c) for c in plane[0].reshape(-1, 3)}
     assert {(213, 94, 0), (128, 128, 128), (255, 255, 255)} <= colours and len(colours) > 20
-    expected = render.to_rgb(run.grow(jax.random.key(0))[-1])
+    expected = images.to_rgb(run.grow(jax.random.key(0))[-1])
     np.testing.assert_allclose(grown[0], expected, atol=2)
     turn(box, way=0.0)  # untrained: the seed stays a seed
-    np.testing.assert_array_equal(pictures(box)[2][0], render.to_rgb(run.task.start))
+    np.testing.assert_array_equal(pictures(box)[2][0], images.to_rgb(run.task.start))
     assert pictures(box)[1][0, 18, 12].tolist() == [255, 255, 255]
     for noise, fate in ((-1.0, "exploded"), (0.9, "dead"), (0.0, "alive")):
         turn(box, noise=noise)
@@ -235,7 +238,7 @@ def test_growth_player_scrubs_and_wounds(run):
     states = run.grow(jax.random.split(jax.random.key(0), 1)[0], 64)
     for step in (0, 7, 31):
         turn(box, step=step)
-        np.testing.assert_allclose(pictures(box)[0][0], render.to_rgb(states[step]), atol=2)
+        np.testing.assert_allclose(pictures(box)[0][0], images.to_rgb(states[step]), atol=2)
     assert messages(box) == ""
     turn(box, step=32)
     lower, right = np.s_[16:], np.s_[:, 16:]
@@ -245,7 +248,7 @@ def test_growth_player_scrubs_and_wounds(run):
         wounded = pictures(box)[0][0]
         assert wounded[half].min() == 255 and wounded[other].min() < 255
     turn(box, erase="nothing")
-    np.testing.assert_allclose(pictures(box)[0][0], render.to_rgb(states[32]), atol=2)
+    np.testing.assert_allclose(pictures(box)[0][0], images.to_rgb(states[32]), atol=2)
     turn(box, view="hidden 2", lives=4)
     assert pictures(box)[0].shape == (1, 32, 4 * 34 - 2, 3)
     assert messages(box) == ""  # compiled before
@@ -287,7 +290,7 @@ def test_training_does_what_train_does_and_names_the_command(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.params, other.params)
     assert whole.history["loss"][-1] == pytest.approx(other.history["loss"][-1], rel=1e-4)
     assert whole.history["generation"][-1] == TINY.generations
-    assert whole.info["command"] == background.command_line(TINY, tmp_path / "whole")
+    assert whole.info["command"] == session.command_line(TINY, tmp_path / "whole")
     assert early.info["command"] is None  # none ends there
 
 
@@ -305,7 +308,7 @@ def test_training_goes_on_around_the_weights_of_another(tmp_path):
 
 def test_the_command_line_says_what_the_configuration_is():
     for config in (*PRESETS.values(), TINY, DESCENT):
-        words = shlex.split(background.command_line(config, "a folder/x"))
+        words = shlex.split(session.command_line(config, "a folder/x"))
         assert words[:3] == ["python", "-m", "nca_lib.train"]
         options, read = parse(words[3:])
         assert (read, options.out) == (config, "a folder/x")
@@ -337,7 +340,7 @@ def enabled(box):
 def test_dashboard_trains_to_the_end_saves_goes_on_and_resets(tmp_path):
     """How it pauses, and what else readers do with it, is in test_dashboard.py."""
     earlier = load_run(train(TINY, tmp_path / "run"))
-    box = widgets.evolution_dashboard(TINY, earlier, folder=str(tmp_path / "mine"))
+    box = dashboard.evolution_dashboard(TINY, earlier, folder=str(tmp_path / "mine"))
     assert enabled(box) == {"Start"}
     clicked(box, "Start")
     Loop.running.wait()
@@ -347,7 +350,7 @@ def test_dashboard_trains_to_the_end_saves_goes_on_and_resets(tmp_path):
     assert re.search(r"[\d,]+ rollouts/s · 0 min 0 s left · gradient cosine 0.06, est", text(box))
     assert "earlier run ends at" in markup(box) and "this run ends at" in markup(box)
     grown, target, curve = pictures(box)
-    np.testing.assert_array_equal(target[0], render.to_rgb(make_task(TINY).target))
+    np.testing.assert_array_equal(target[0], images.to_rgb(make_task(TINY).target))
     assert grown.shape == target.shape and curve[0].shape[1] > 300
 
     clicked(box, "Save")
@@ -375,7 +378,7 @@ def test_dashboard_trains_to_the_end_saves_goes_on_and_resets(tmp_path):
 
 
 def test_dashboard_reports_a_dead_population():
-    box = widgets.evolution_dashboard(dataclasses.replace(LONG, std=50.0))
+    box = dashboard.evolution_dashboard(dataclasses.replace(LONG, std=50.0))
     clicked(box, "Start")
     Loop.running.wait()
     assert re.search("members (died|are not finite)", messages(box))
@@ -383,7 +386,7 @@ def test_dashboard_reports_a_dead_population():
 
 
 def test_never_two_at_once_and_none_when_its_widget_is_closed(wait_for_pieces):
-    first, second = (widgets.evolution_dashboard(LONG) for _ in range(2))
+    first, second = (dashboard.evolution_dashboard(LONG) for _ in range(2))
     clicked(first, "Start")
     wait_for_pieces(2)
     clicked(second, "Start")
@@ -391,7 +394,7 @@ def test_never_two_at_once_and_none_when_its_widget_is_closed(wait_for_pieces):
     wait_for_pieces(2)
     assert enabled(second) == {"Pause"}
     loop = Loop.running
-    third = widgets.duel({"evolution": LONG, "backprop": DESCENT})  # making one stops the other
+    third = dashboard.duel({"evolution": LONG, "backprop": DESCENT})  # making one stops the other
     assert not loop.thread.is_alive() and enabled(second) == {"Resume", "Reset", "Save"}
     clicked(third, "Start")
     wait_for_pieces(1)
@@ -404,9 +407,9 @@ def test_never_two_at_once_and_none_when_its_widget_is_closed(wait_for_pieces):
 def test_training_stops_when_the_kernel_ends():
     code = """if True:
         import threading
-        from nca_lib import widgets
+        from nca_lib.show import widgets
         from nca_lib.train import PRESETS
-        box = widgets.evolution_dashboard(PRESETS["smoke"])
+        box = dashboard.evolution_dashboard(PRESETS["smoke"])
         box.children[1].children[0].click()
         assert threading.active_count() > 1
     """
@@ -419,7 +422,7 @@ def test_training_stops_when_the_kernel_ends():
 
 def test_duel_gives_both_sides_the_same_time(wait_for_pieces):
     endless = dataclasses.replace(DESCENT, generations=LONG.generations)
-    box = widgets.duel({"evolution": LONG, "backprop": endless}, seconds=1e6)
+    box = dashboard.duel({"evolution": LONG, "backprop": endless}, seconds=1e6)
     clicked(box, "Start")
     wait_for_pieces(6)
     assert len(pictures(box)) >= 2  # still pictures while it runs
@@ -447,7 +450,7 @@ def test_the_next_piece_goes_to_the_side_that_had_less_time(monkeypatch):
         given.append(self.config.strategy)
 
     monkeypatch.setattr(Training, "advance", advance)
-    clicked(widgets.duel({"evolution": TINY, "backprop": DESCENT}, seconds=6), "Start")
+    clicked(dashboard.duel({"evolution": TINY, "backprop": DESCENT}, seconds=6), "Start")
     Loop.running.wait()
     assert sorted(given) == ["backprop"] * 6 + ["open_es"] * 2
 
@@ -468,7 +471,7 @@ def test_a_goal_without_a_picture_is_no_death():
 @pytest.mark.parametrize("fields", [{"emoji": "", "goal": "walk"}, {"size": 12}])
 def test_duels_are_fought_over_one_task(fields):
     with pytest.raises(ValueError, match=f"{[*fields][-1]} must be the same"):
-        widgets.duel({"a": TINY, "b": dataclasses.replace(TINY, **fields)})
+        dashboard.duel({"a": TINY, "b": dataclasses.replace(TINY, **fields)})
 
 
 # Colab
@@ -480,11 +483,11 @@ def test_duels_are_fought_over_one_task(fields):
 def test_as_on_colab_clicks_are_handled_between_pieces_and_cells_wait_until_the_end():
     code = """if True:
         import dataclasses, sys, types
-        from nca_lib import widgets
+        from nca_lib.show import widgets
         from nca_lib.train import PRESETS
         sys.modules["google.colab"] = types.ModuleType("google.colab")
         config = dataclasses.replace(PRESETS["smoke"], generations=1_000_000)
-        one, other = (widgets.evolution_dashboard(config) for _ in range(2))
+        one, other = (dashboard.evolution_dashboard(config) for _ in range(2))
         (start, pause, *_), (another, *_) = (box.children[1].children for box in (one, other))
         print(start.model_id, another.model_id, pause.model_id)
     """
@@ -524,10 +527,10 @@ def stills(run):
     yield "02_architecture", widgets.perception_explorer(state)
     yield "02_architecture", widgets.step_explorer(model, state, np.ones((32, 32), bool))
     yield "03_loss", widgets.loss_explorer(run, side=5)
-    yield "04_es_training", widgets.evolution_dashboard(PRESETS["pocket"], run)
+    yield "04_es_training", dashboard.evolution_dashboard(PRESETS["pocket"], run)
     yield "05_visualization", widgets.growth_player(run)
     sides = {"evolution": TINY, "backprop": DESCENT}
-    yield "06_es_vs_backprop", widgets.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
+    yield "06_es_vs_backprop", dashboard.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
 
 
 def test_the_static_book_holds_pictures_and_no_widget(run, monkeypatch):
@@ -547,5 +550,5 @@ def test_the_static_book_holds_pictures_and_no_widget(run, monkeypatch):
         assert moves == [True] * (chapter in ("05_visualization", "06_es_vs_backprop"))
         assert re.findall(r'href="([^"]*)"', still.data) == [f"{address}{chapter}.ipynb"]
     monkeypatch.setenv("NCA_BOOK", "1")  # no address is known, nor a run
-    for still in (widgets.evolution_dashboard(TINY), widgets.duel({"a": TINY, "b": DESCENT})):
+    for still in (dashboard.evolution_dashboard(TINY), dashboard.duel({"a": TINY, "b": DESCENT})):
         assert type(still) is HTML and "href" not in still.data and pictures(still) == []
