@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Integer
 
 Array = jax.Array | np.ndarray
 State = Float[Array, "H W C"]
+Scalar = float | int | Float[Array, ""]
 
 # What a cell sees of its 3 x 3 neighbourhood, for each channel: (3, 3, K), K = 3 kernels.
 # Identity, and the two Sobel derivatives d/dy and d/dx, scaled so that |weights| sum to one.

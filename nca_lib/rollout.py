@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int32, Key
 
-from nca_lib.model import MAX_ELEMENTS, NCA, Array, State, check_size
+from nca_lib.model import MAX_ELEMENTS, NCA, Array, Scalar, State, check_size
 
 MASKS = ("paired", "bernoulli")
 Fires = Int32[Array, "T N"] | Bool[Array, "T H W"]
@@ -80,7 +80,7 @@ def stages(
     return plan + [(step, num_steps, 0)] * (step < num_steps)
 
 
-def crop_fires(fires: Fires, width: int, margin: int) -> Fires:
+def crop_fires(fires: Fires, width: int, margin: int) -> Int32[Array, "T n"] | Bool[Array, "T h w"]:
     """Restrict a fire schedule to the grid without `margin` cells on each side (both even)."""
     if margin == 0:
         return fires
@@ -163,7 +163,7 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     return jnp.concatenate([state[None], jax.lax.scan(step, state, fires)[1]])
 
 
-def half(height: int, width: int, angle: float, offset: float = 0.0) -> Bool[Array, "H W"]:
+def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[Array, "H W"]:
     """Mark the half of a grid on one side of a line.
 
     The angle, in radians, is the direction of the marked side: 0 the right half, pi / 2 the lower
@@ -175,7 +175,9 @@ def half(height: int, width: int, angle: float, offset: float = 0.0) -> Bool[Arr
     return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
 
 
-def disc(height: int, width: int, row: float, column: float, radius: float) -> Bool[Array, "H W"]:
+def disc(
+    height: int, width: int, row: Scalar, column: Scalar, radius: Scalar
+) -> Bool[Array, "H W"]:
     """Mark the cells whose middles are within a radius of a point, all in cells.
 
     The point is measured from the upper and the left edge. Explained in chapter 5, "Damage".

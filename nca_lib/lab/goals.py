@@ -55,7 +55,7 @@ def hindmost(state: State, surrogate: str = "") -> Float[Array, ""]:
     7, "Walk to the right".
     """
     alpha, half = state[..., -1], state.shape[1] // 2
-    column = jnp.arange(state.shape[1]) - half
+    column = jnp.arange(state.shape[1], dtype=jnp.float32) - half
     body = alpha > 0.5
     last = jnp.where(body.any(), jnp.where(body, column, half).min(), -half)
     weight = jnp.maximum(alpha, 0).sum(axis=0)  # of each column

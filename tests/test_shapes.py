@@ -1,0 +1,59 @@
+"""Shapes and dtypes are what the annotations say, with and without JAX's help in promoting them."""
+
+import subprocess
+import sys
+
+import pytest
+
+HOOK = """
+import dataclasses
+from jaxtyping import TypeCheckError, install_import_hook
+with install_import_hook("nca_lib", "beartype.beartype"):
+    from nca_lib import backprop, benchmark, evolution, loss, model, rollout
+    from nca_lib.lab import goals, loop, runs, task
+    from nca_lib.train import PRESETS, Config
+import jax
+import jax.numpy as jnp
+small = {"size": 6, "num_steps": 4, "window": 2, "population": 4, "generations": 2}
+"""
+CALLS = {
+    # Everything of the core that a rollout and a loss consist of, and nothing of other libraries
+    # but the two layers.
+    "strict promotion": """
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+for mask in rollout.MASKS:
+    made = task.make_task(dataclasses.replace(PRESETS["smoke"], mask=mask, **small))
+    fires, cell = made.fires(jax.random.key(0)), made.merge(made.params)
+    target = jnp.asarray(made.target)
+    rollout.record(cell, made.start, fires)
+    loss.growth_loss(cell, made.start, fires, target, 2, 0)
+    loss.overflow_loss(rollout.damage(jax.random.key(1), made.start))
+    evolution.second_moments(cell, made.start, fires)
+for surrogate in goals.SLOPES:
+    state = jax.random.uniform(jax.random.key(0), (8, 8, 4))
+    goals.hindmost(state, surrogate)
+    goals.methuselah(state, surrogate)
+""",
+    "trainings": """
+for name in ("open_es", "pgpe", "whitened", "backprop"):
+    changes = {"strategy": name, "age": 1} if name == "backprop" else {"strategy": name}
+    config = dataclasses.replace(PRESETS["smoke"], **small, **changes)
+    made = task.make_task(config)
+    trainer = task.make_trainer(made)
+    state = trainer[0].init(jax.random.key(0), made.params)
+    assert len(list(loop.run(made, trainer, state, [1, 2]))) == 2
+""",
+    "a wrong shape": """
+try:
+    model.living_mask(jnp.zeros((4, 4)))
+except TypeCheckError:
+    pass
+else:
+    raise SystemExit("nobody looked")
+""",
+}
+
+
+@pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
+def test_annotations_hold(calls):
+    subprocess.run([sys.executable, "-W", "error", "-c", HOOK + calls], check=True)
