@@ -1,19 +1,21 @@
-"""Checkpoints are whole, verified, or refused."""
+"""Checkpoints are whole, verified, or refused; a folder has one trainer, and patience ends."""
 
-import hashlib
+import errno
 import io
-import json
 import os
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import sealed
 from test_train import TINY
 
-from nca_lib.lab import checkpoint
+import nca_lib
+from nca_lib.lab import checkpoint, loop, runs
 from nca_lib.lab.task import make_task
 from nca_lib.train import PRESETS, train
 
@@ -25,13 +27,6 @@ META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
 def path(tmp_path):
     checkpoint.save(tmp_path / "checkpoint", TREE, META)
     return tmp_path / "checkpoint"
-
-
-def sealed(payload, version=checkpoint.VERSION):
-    """A checkpoint file around any bytes, with the digest that belongs to them."""
-    covered = payload if version == 1 else b"%d\n" % version + payload
-    digest = hashlib.sha256(covered).hexdigest().encode()
-    return checkpoint.MAGIC + b"%d\n" % version + digest + b"\n" + payload
 
 
 def assert_is_saved(tree):
@@ -70,13 +65,6 @@ def test_files_of_every_format_are_read(version, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-ARCHIVES = {
-    "a shape that the file is too short for": {"shape": (10**12,)},
-    "much from little": {"content": bytes(2**21), "compress": zipfile.ZIP_DEFLATED},
-    "no array": {"content": b"not an array"},
-}
-
-
 def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
     """A NumPy archive whose array "mean" has this header and content."""
     buffer, head = io.BytesIO(), io.BytesIO()
@@ -87,10 +75,23 @@ def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch):
+def pickled():
+    buffer = io.BytesIO()
+    np.savez(buffer, meta=np.array("{}"), leaf_0=np.array([{}], dtype=object))
+    return buffer.getvalue()
+
+
+ARCHIVES = {
+    "a shape that the file is too short for": archive(shape=(10**12,)),
+    "much from little": archive(content=bytes(2**21), compress=zipfile.ZIP_DEFLATED),
+    "no array": archive(content=b"not an array"),
+    "a pickle": pickled(),
+}
+
+
+@pytest.mark.parametrize("data", ARCHIVES.values(), ids=ARCHIVES)
+def test_archives_that_ask_for_too_much_are_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_BYTES", 2**20)
-    data = archive(**ARCHIVES[kind])
     assert len(data) < 10_000
     (tmp_path / "weights.npz").write_bytes(data)
     (tmp_path / "checkpoint").write_bytes(sealed(data))
@@ -144,32 +145,108 @@ def test_other_shapes_and_types_are_refused(path):
             checkpoint.load(path, like=other)
 
 
-def test_nothing_is_unpickled(tmp_path):
-    buffer = io.BytesIO()
-    np.savez(buffer, meta=np.array(json.dumps({})), leaf_0=np.array([{}], dtype=object))
-    payload = buffer.getvalue()
-    (tmp_path / "checkpoint").write_bytes(sealed(payload))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        checkpoint.load(tmp_path / "checkpoint", like=[np.zeros(1)])
-
-
 def test_no_module_pickles():
-    modules = Path(checkpoint.__file__).parent.glob("*.py")
+    modules = Path(nca_lib.__file__).parent.rglob("*.py")
     text = "".join(path.read_text(encoding="utf-8") for path in modules)
     assert text.count("pickle") == text.count("allow_pickle=False") + 1  # and a docstring
     assert text.count("np.load(") == text.count("allow_pickle=False")
 
 
-def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
-    def full_disk(_):
-        raise OSError("No space left on device")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "away")], ids=["^C", "IO"])
+@pytest.mark.parametrize(("call", "place"), [("fsync", 0), ("replace", 0), ("replace", 1)])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_write_cut_short_anywhere_loses_nothing(call, place, is_done, error, path, monkeypatch):
+    owner = os if call == "fsync" else Path
+    plain, calls, mine = getattr(owner, call), [], {checkpoint.mark(path)}
 
-    old = path.read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomic(path, b"new")
-    assert path.read_bytes() == old
-    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+    def fails(*arguments):
+        calls.append(arguments)
+        if len(calls) - 1 != place or is_done:
+            plain(*arguments)
+        if len(calls) - 1 == place:
+            raise error
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
+        patch.setattr(owner, call, fails)
+        checkpoint.save(path, TREE, {"generation": 4}, mine)
+    assert checkpoint.load(path, like=TREE)[1] in (META, {"generation": 4})
+    assert not any(path.parent.glob(".*"))
+    checkpoint.save(path, TREE, {"generation": 5}, mine)  # is still its own
+    assert checkpoint.load(path, like=TREE)[1] == {"generation": 5}
+
+
+def test_what_another_training_has_written_is_not_replaced(path):
+    mine = set()  # began when nothing was there
+    with pytest.raises(ValueError, match="written by another training"):
+        checkpoint.save(path, TREE, {"generation": 4}, mine)
+    assert checkpoint.read(path)[1] == META
+    path.unlink()  # emptied by hand: nothing is there to be lost
+    checkpoint.save(path, TREE, {"generation": 5}, mine)
+    assert checkpoint.read(path)[1] == {"generation": 5}
+
+
+def keep(folder, error=None):
+    """A training of two rows that ends by an error, in a folder that cannot be written."""
+
+    def rows():
+        for number in (1, 2):
+            yield TREE, dict.fromkeys(runs.HISTORY, 1) | {"generation": number}
+        if error:
+            raise error
+
+    meta = runs.begin(make_task(TINY))
+    return loop._keep(rows(), None, meta, folder / "checkpoint", 0, "how")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, None])
+def test_no_failed_write_hides_why_a_training_stops(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "DELAYS", ())
+    with pytest.raises(error or FileNotFoundError):
+        keep(tmp_path / "missing", error)
+    assert f"not written: [Errno {errno.ENOENT}]" in capsys.readouterr().err
+    assert (
+        keep(tmp_path)[1]["generation"] == checkpoint.read(tmp_path / "checkpoint")[1]["generation"]
+    )
+
+
+def test_patience_brings_what_comes_back_and_ends(monkeypatch):
+    monkeypatch.setattr(runs, "DELAYS", (0.0, 0.0))
+    answers = [OSError, OSError, "written", *3 * [FileNotFoundError]]
+
+    def write():
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    assert runs.retry(write) == "written"
+    with pytest.raises(FileNotFoundError):
+        runs.retry(write)
+    assert not answers
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_a_folder_has_one_trainer_where_the_kernel_can_see_to_it(has_locks, tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    if not has_locks:
+        monkeypatch.setattr(runs.fcntl, "flock", unsupported)
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):  # is free again
+        with runs.hold(folder):
+            second = pytest.raises(ValueError, match="is in use") if has_locks else nullcontext()
+            with second, runs.hold(folder):
+                assert not has_locks
+
+
+def test_what_the_dead_have_left_is_cleared_away(tmp_path):
+    (tmp_path / ".checkpoint.0badcafe.tmp").write_text("half")
+    (tmp_path / ".odd.0badcafe.tmp").mkdir()
+    (tmp_path / ".mine.tmp").touch()
+    with runs.hold(tmp_path):
+        names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".odd.0badcafe.tmp", ".mine.tmp", "lock"}
 
 
 def test_weights_round_trip(tmp_path):

@@ -132,7 +132,7 @@ def save(path: str | Path, tree: Any, meta: dict, replaces: set[bytes] | None = 
     payload = buffer.getvalue()
     head = MAGIC + f"{VERSION}\n{_digest(VERSION, payload)}\n".encode()
     if replaces is not None:
-        if mark(path) not in replaces:
+        if (found := mark(path)) and found not in replaces:
             raise ValueError(f"{path} was written by another training meanwhile")
         replaces.add(head)  # before it is written: a write that fails may have come to its end
     keep = previous(path)

@@ -197,7 +197,7 @@ def _keep(
     rows: Iterator, state: Any, meta: dict, path: Path | None, every: float, how: str
 ) -> tuple[Any, dict]:
     """Iterate a training and write its checkpoints; of several processes one has a `path`."""
-    mine, saved_at = {b"", path and checkpoint.mark(path)}, time.monotonic()
+    mine, saved_at = {path and checkpoint.mark(path)}, time.monotonic()
 
     def save():
         if path and meta["generation"]:
