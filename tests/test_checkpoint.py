@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import zipfile
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -75,17 +74,13 @@ def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
     return buffer.getvalue()
 
 
-def pickled():
-    buffer = io.BytesIO()
-    np.savez(buffer, meta=np.array("{}"), leaf_0=np.array([{}], dtype=object))
-    return buffer.getvalue()
-
-
+PICKLE = io.BytesIO()
+np.savez(PICKLE, meta=np.array("{}"), leaf_0=np.array([{}], dtype=object))
 ARCHIVES = {
     "a shape that the file is too short for": archive(shape=(10**12,)),
     "much from little": archive(content=bytes(2**21), compress=zipfile.ZIP_DEFLATED),
     "no array": archive(content=b"not an array"),
-    "a pickle": pickled(),
+    "a pickle": PICKLE.getvalue(),
 }
 
 
@@ -103,9 +98,9 @@ def test_archives_that_ask_for_too_much_are_refused(data, tmp_path, monkeypatch)
 
 def test_only_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "."):
-        with pytest.raises(ValueError, match="is not a regular file"):
-            checkpoint.read(tmp_path / name)
+    for name, error in {"pipe": ValueError, ".": ValueError, "missing": FileNotFoundError}.items():
+        with pytest.raises(error, match="is not a regular file|No such file"):
+            checkpoint.load(tmp_path / name, like=TREE)
 
 
 def test_two_bad_files_are_both_named(path):
@@ -116,23 +111,17 @@ def test_two_bad_files_are_both_named(path):
         checkpoint.load(path, like=TREE)
 
 
-def test_previous_checkpoint_steps_in(path, capsys):
+def test_a_damaged_file_stays_and_is_not_kept_in_the_place_of_a_good_one(path):
     checkpoint.save(path, TREE, {"generation": 4})
-    path.write_bytes(path.read_bytes()[:-1])
+    bad = path.read_bytes()[:-1]
+    path.write_bytes(bad)
     tree, meta = checkpoint.load(path, like=TREE)
     assert_is_saved(tree)
     assert meta == META
-    assert "damaged" in capsys.readouterr().out
-    assert not path.read_bytes().endswith(b"PK")  # nothing was moved: others may be reading, too
-    # The next save does not keep the damaged file in the place of the good one.
+    assert path.read_bytes() == bad  # others may be reading, too
     checkpoint.save(path, TREE, {"generation": 5})
     assert checkpoint.read(path)[1] == {"generation": 5}
     assert checkpoint.read(checkpoint.previous(path))[1] == META
-
-
-def test_a_missing_file_is_told_apart(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        checkpoint.load(tmp_path / "checkpoint", like=TREE)
 
 
 def test_other_shapes_and_types_are_refused(path):
@@ -152,21 +141,24 @@ def test_no_module_pickles():
     assert text.count("np.load(") == text.count("allow_pickle=False")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "away")], ids=["^C", "IO"])
-@pytest.mark.parametrize(("call", "place"), [("fsync", 0), ("replace", 0), ("replace", 1)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    ("owner", "call", "place"), [(os, "fsync", 1), (Path, "replace", 1), (Path, "replace", 2)]
+)
 @pytest.mark.parametrize("is_done", [False, True])
-def test_a_write_cut_short_anywhere_loses_nothing(call, place, is_done, error, path, monkeypatch):
-    owner = os if call == "fsync" else Path
+def test_a_write_cut_short_anywhere_loses_nothing(
+    owner, call, place, is_done, error, path, monkeypatch
+):
     plain, calls, mine = getattr(owner, call), [], {checkpoint.mark(path)}
 
     def fails(*arguments):
         calls.append(arguments)
-        if len(calls) - 1 != place or is_done:
+        if is_done or len(calls) != place:
             plain(*arguments)
-        if len(calls) - 1 == place:
+        if len(calls) == place:
             raise error
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
+    with monkeypatch.context() as patch, pytest.raises(error):
         patch.setattr(owner, call, fails)
         checkpoint.save(path, TREE, {"generation": 4}, mine)
     assert checkpoint.load(path, like=TREE)[1] in (META, {"generation": 4})
@@ -204,40 +196,31 @@ def test_no_failed_write_hides_why_a_training_stops(error, tmp_path, monkeypatch
     with pytest.raises(error or FileNotFoundError):
         keep(tmp_path / "missing", error)
     assert f"not written: [Errno {errno.ENOENT}]" in capsys.readouterr().err
-    assert (
-        keep(tmp_path)[1]["generation"] == checkpoint.read(tmp_path / "checkpoint")[1]["generation"]
-    )
+    keep(tmp_path)
+    assert checkpoint.read(tmp_path / "checkpoint")[1]["generation"] == 2
 
 
 def test_patience_brings_what_comes_back_and_ends(monkeypatch):
     monkeypatch.setattr(runs, "DELAYS", (0.0, 0.0))
-    answers = [OSError, OSError, "written", *3 * [FileNotFoundError]]
+    answers = [OSError, OSError, None, *3 * [OSError]]
 
     def write():
-        answer = answers.pop(0)
-        if isinstance(answer, str):
-            return answer
-        raise answer
+        if answer := answers.pop(0):
+            raise answer
 
-    assert runs.retry(write) == "written"
-    with pytest.raises(FileNotFoundError):
+    runs.retry(write)
+    with pytest.raises(OSError):
         runs.retry(write)
     assert not answers
 
 
-@pytest.mark.parametrize("has_locks", [True, False])
-def test_a_folder_has_one_trainer_where_the_kernel_can_see_to_it(has_locks, tmp_path, monkeypatch):
+def test_where_the_kernel_has_no_locks_a_folder_can_be_held(tmp_path, monkeypatch):
     def unsupported(*arguments):
         raise OSError(errno.ENOTSUP, "no locks here")
 
-    if not has_locks:
-        monkeypatch.setattr(runs.fcntl, "flock", unsupported)
-    folder = tmp_path / "a" / "b"
-    for _ in range(2):  # is free again
-        with runs.hold(folder):
-            second = pytest.raises(ValueError, match="is in use") if has_locks else nullcontext()
-            with second, runs.hold(folder):
-                assert not has_locks
+    monkeypatch.setattr(runs.fcntl, "flock", unsupported)
+    with runs.hold(tmp_path / "a" / "b"), runs.hold(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").exists()
 
 
 def test_what_the_dead_have_left_is_cleared_away(tmp_path):

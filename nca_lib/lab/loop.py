@@ -230,7 +230,7 @@ def _keep(
             runs.retry(save)
             if isinstance(error, KeyboardInterrupt) and path and meta["generation"]:
                 tell(f"Stopped at generation {meta['generation']}. To go on: {how}", sys.stdout)
-        except (OSError, ValueError) as second:  # must not hide why it stopped
+        except Exception as second:  # must not hide why it stopped
             tell(f"warning: not written: {second}", sys.stderr)
         raise
     finally:
