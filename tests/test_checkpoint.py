@@ -1,8 +1,7 @@
-"""Checkpoints are whole, verified, or refused."""
+"""Checkpoints are whole, verified, or refused; a folder has one trainer, and patience ends."""
 
-import hashlib
+import errno
 import io
-import json
 import os
 import zipfile
 from pathlib import Path
@@ -11,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import sealed
 from test_train import TINY
 
-from nca_lib.lab import checkpoint
+import nca_lib
+from nca_lib.lab import checkpoint, loop, runs
 from nca_lib.lab.task import make_task
 from nca_lib.train import PRESETS, train
 
@@ -25,13 +26,6 @@ META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
 def path(tmp_path):
     checkpoint.save(tmp_path / "checkpoint", TREE, META)
     return tmp_path / "checkpoint"
-
-
-def sealed(payload, version=checkpoint.VERSION):
-    """A checkpoint file around any bytes, with the digest that belongs to them."""
-    covered = payload if version == 1 else b"%d\n" % version + payload
-    digest = hashlib.sha256(covered).hexdigest().encode()
-    return checkpoint.MAGIC + b"%d\n" % version + digest + b"\n" + payload
 
 
 def assert_is_saved(tree):
@@ -70,13 +64,6 @@ def test_files_of_every_format_are_read(version, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-ARCHIVES = {
-    "a shape that the file is too short for": {"shape": (10**12,)},
-    "much from little": {"content": bytes(2**21), "compress": zipfile.ZIP_DEFLATED},
-    "no array": {"content": b"not an array"},
-}
-
-
 def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
     """A NumPy archive whose array "mean" has this header and content."""
     buffer, head = io.BytesIO(), io.BytesIO()
@@ -87,10 +74,19 @@ def archive(shape=(3,), content=None, compress=zipfile.ZIP_STORED):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch):
+PICKLE = io.BytesIO()
+np.savez(PICKLE, meta=np.array("{}"), leaf_0=np.array([{}], dtype=object))
+ARCHIVES = {
+    "a shape that the file is too short for": archive(shape=(10**12,)),
+    "much from little": archive(content=bytes(2**21), compress=zipfile.ZIP_DEFLATED),
+    "no array": archive(content=b"not an array"),
+    "a pickle": PICKLE.getvalue(),
+}
+
+
+@pytest.mark.parametrize("data", ARCHIVES.values(), ids=ARCHIVES)
+def test_archives_that_ask_for_too_much_are_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_BYTES", 2**20)
-    data = archive(**ARCHIVES[kind])
     assert len(data) < 10_000
     (tmp_path / "weights.npz").write_bytes(data)
     (tmp_path / "checkpoint").write_bytes(sealed(data))
@@ -102,9 +98,9 @@ def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch)
 
 def test_only_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "."):
-        with pytest.raises(ValueError, match="is not a regular file"):
-            checkpoint.read(tmp_path / name)
+    for name, error in {"pipe": ValueError, ".": ValueError, "missing": FileNotFoundError}.items():
+        with pytest.raises(error, match="is not a regular file|No such file"):
+            checkpoint.load(tmp_path / name, like=TREE)
 
 
 def test_two_bad_files_are_both_named(path):
@@ -115,23 +111,17 @@ def test_two_bad_files_are_both_named(path):
         checkpoint.load(path, like=TREE)
 
 
-def test_previous_checkpoint_steps_in(path, capsys):
+def test_a_damaged_file_stays_and_is_not_kept_in_the_place_of_a_good_one(path):
     checkpoint.save(path, TREE, {"generation": 4})
-    path.write_bytes(path.read_bytes()[:-1])
+    bad = path.read_bytes()[:-1]
+    path.write_bytes(bad)
     tree, meta = checkpoint.load(path, like=TREE)
     assert_is_saved(tree)
     assert meta == META
-    assert "damaged" in capsys.readouterr().out
-    assert not path.read_bytes().endswith(b"PK")  # nothing was moved: others may be reading, too
-    # The next save does not keep the damaged file in the place of the good one.
+    assert path.read_bytes() == bad  # others may be reading, too
     checkpoint.save(path, TREE, {"generation": 5})
     assert checkpoint.read(path)[1] == {"generation": 5}
     assert checkpoint.read(checkpoint.previous(path))[1] == META
-
-
-def test_a_missing_file_is_told_apart(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        checkpoint.load(tmp_path / "checkpoint", like=TREE)
 
 
 def test_other_shapes_and_types_are_refused(path):
@@ -144,32 +134,102 @@ def test_other_shapes_and_types_are_refused(path):
             checkpoint.load(path, like=other)
 
 
-def test_nothing_is_unpickled(tmp_path):
-    buffer = io.BytesIO()
-    np.savez(buffer, meta=np.array(json.dumps({})), leaf_0=np.array([{}], dtype=object))
-    payload = buffer.getvalue()
-    (tmp_path / "checkpoint").write_bytes(sealed(payload))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        checkpoint.load(tmp_path / "checkpoint", like=[np.zeros(1)])
-
-
 def test_no_module_pickles():
-    modules = Path(checkpoint.__file__).parent.glob("*.py")
+    modules = Path(nca_lib.__file__).parent.rglob("*.py")
     text = "".join(path.read_text(encoding="utf-8") for path in modules)
     assert text.count("pickle") == text.count("allow_pickle=False") + 1  # and a docstring
     assert text.count("np.load(") == text.count("allow_pickle=False")
 
 
-def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
-    def full_disk(_):
-        raise OSError("No space left on device")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    ("owner", "call", "place"), [(os, "fsync", 1), (Path, "replace", 1), (Path, "replace", 2)]
+)
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_write_cut_short_anywhere_loses_nothing(
+    owner, call, place, is_done, error, path, monkeypatch
+):
+    plain, calls, mine = getattr(owner, call), [], {checkpoint.mark(path)}
 
-    old = path.read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomic(path, b"new")
-    assert path.read_bytes() == old
-    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+    def fails(*arguments):
+        calls.append(arguments)
+        if is_done or len(calls) != place:
+            plain(*arguments)
+        if len(calls) == place:
+            raise error
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(owner, call, fails)
+        checkpoint.save(path, TREE, {"generation": 4}, mine)
+    assert checkpoint.load(path, like=TREE)[1] in (META, {"generation": 4})
+    assert not any(path.parent.glob(".*"))
+    checkpoint.save(path, TREE, {"generation": 5}, mine)  # is still its own
+    assert checkpoint.load(path, like=TREE)[1] == {"generation": 5}
+
+
+def test_what_another_training_has_written_is_not_replaced(path):
+    mine = set()  # began when nothing was there
+    with pytest.raises(ValueError, match="written by another training"):
+        checkpoint.save(path, TREE, {"generation": 4}, mine)
+    assert checkpoint.read(path)[1] == META
+    path.unlink()  # emptied by hand: nothing is there to be lost
+    checkpoint.save(path, TREE, {"generation": 5}, mine)
+    assert checkpoint.read(path)[1] == {"generation": 5}
+
+
+def keep(folder, error=None):
+    """A training of two rows that ends by an error, in a folder that cannot be written."""
+
+    def rows():
+        for number in (1, 2):
+            yield TREE, dict.fromkeys(runs.HISTORY, 1) | {"generation": number}
+        if error:
+            raise error
+
+    meta = runs.begin(make_task(TINY))
+    return loop._keep(rows(), None, meta, folder / "checkpoint", 0, "how")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, None])
+def test_no_failed_write_hides_why_a_training_stops(error, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "DELAYS", ())
+    with pytest.raises(error or FileNotFoundError):
+        keep(tmp_path / "missing", error)
+    assert f"not written: [Errno {errno.ENOENT}]" in capsys.readouterr().err
+    keep(tmp_path)
+    assert checkpoint.read(tmp_path / "checkpoint")[1]["generation"] == 2
+
+
+def test_patience_brings_what_comes_back_and_ends(monkeypatch):
+    monkeypatch.setattr(runs, "DELAYS", (0.0, 0.0))
+    answers = [OSError, OSError, None, *3 * [OSError]]
+
+    def write():
+        if answer := answers.pop(0):
+            raise answer
+
+    runs.retry(write)
+    with pytest.raises(OSError):
+        runs.retry(write)
+    assert not answers
+
+
+def test_where_the_kernel_has_no_locks_a_folder_can_be_held(tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(runs.fcntl, "flock", unsupported)
+    with runs.hold(tmp_path / "a" / "b"), runs.hold(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").exists()
+
+
+def test_what_the_dead_have_left_is_cleared_away(tmp_path):
+    (tmp_path / ".checkpoint.0badcafe.tmp").write_text("half")
+    (tmp_path / ".odd.0badcafe.tmp").mkdir()
+    (tmp_path / ".mine.tmp").touch()
+    with runs.hold(tmp_path):
+        names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".odd.0badcafe.tmp", ".mine.tmp", "lock"}
 
 
 def test_weights_round_trip(tmp_path):

@@ -42,7 +42,7 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
         keep: where the old file goes, if there is one; by default it is replaced.
 
     Raises:
-        OSError: the file cannot be written; the old one is as it was.
+        OSError: the file cannot be written; the old one is as it was, or already at `keep`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -103,7 +103,7 @@ def read_file(path: str | os.PathLike, limit: int) -> bytes:
     return Path(path).read_bytes()
 
 
-def save(path: str | Path, tree: Any, meta: dict, replaces: bytes | None = None) -> bytes:
+def save(path: str | Path, tree: Any, meta: dict, replaces: set[bytes] | None = None) -> None:
     """Save a pytree and a dictionary; an earlier file at `path` is kept, see `previous`.
 
     Explained in chapter 4, "Half a minute of evolution".
@@ -112,18 +112,16 @@ def save(path: str | Path, tree: Any, meta: dict, replaces: bytes | None = None)
         path: file to write; its folder must exist.
         tree: pytree of arrays.
         meta: anything JSON can hold.
-        replaces: the `mark` of the file that may be there; by default any may.
-
-    Returns:
-        The `mark` of the new file.
+        replaces: the `mark` of each file that may be there, to which that of the new one is added;
+            by default any may.
 
     Raises:
-        OSError: the file cannot be written; the earlier ones are as they were.
-        ValueError: another checkpoint is there than the one to be replaced.
+        OSError: the file cannot be written; no earlier content is lost.
+        ValueError: another checkpoint is there than those that may be replaced.
 
     Example:
         >>> state = {"mean": np.zeros(3, np.float32)}
-        >>> mark_of_it = save("checkpoint", state, {"generation": 100})
+        >>> save("checkpoint", state, {"generation": 100})
         >>> state, meta = load("checkpoint", like=state)
         >>> meta
         {'generation': 100}
@@ -133,9 +131,10 @@ def save(path: str | Path, tree: Any, meta: dict, replaces: bytes | None = None)
     np.savez(buffer, meta=np.array(json.dumps(meta)), **leaves)
     payload = buffer.getvalue()
     head = MAGIC + f"{VERSION}\n{_digest(VERSION, payload)}\n".encode()
-    # The same bytes may be there already: Ctrl-C can come between writing and knowing it.
-    if replaces is not None and mark(path) not in (replaces, head):
-        raise ValueError(f"{path} was removed, or written by another training meanwhile")
+    if replaces is not None:
+        if (found := mark(path)) and found not in replaces:
+            raise ValueError(f"{path} was written by another training meanwhile")
+        replaces.add(head)  # before it is written: a write that fails may have come to its end
     keep = previous(path)
     try:
         read(path)
@@ -144,7 +143,6 @@ def save(path: str | Path, tree: Any, meta: dict, replaces: bytes | None = None)
     except (OSError, ValueError):  # not worth keeping in the place of a good one
         keep = None
     write_atomic(path, head + payload, keep)
-    return head
 
 
 def mark(path: str | Path) -> bytes:

@@ -197,12 +197,15 @@ def _keep(
     rows: Iterator, state: Any, meta: dict, path: Path | None, every: float, how: str
 ) -> tuple[Any, dict]:
     """Iterate a training and write its checkpoints; of several processes one has a `path`."""
-    mark, saved_at = path and checkpoint.mark(path), time.monotonic()
+    mine, saved_at = {path and checkpoint.mark(path)}, time.monotonic()
 
     def save():
-        nonlocal mark
         if path and meta["generation"]:
-            mark = checkpoint.save(path, state, meta, mark)
+            checkpoint.save(path, state, meta, mine)
+
+    def tell(words, file):
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            progress.write(words, file=file)
 
     total, done = meta["config"]["generations"], meta["generation"]
     progress = tqdm(total=total, initial=done, unit="gen", disable=path is None)
@@ -220,13 +223,15 @@ def _keep(
             try:
                 save()
             except OSError as error:  # the next one is a new attempt
-                with suppress(OSError, ValueError):  # the terminal may be gone
-                    print(f"\nwarning: not written: {error}", file=sys.stderr)
+                tell(f"warning: not written: {error}", sys.stderr)
             saved_at = time.monotonic()
     except BaseException as error:
-        runs.retry(save)
-        if isinstance(error, KeyboardInterrupt) and path and meta["generation"]:
-            progress.write(f"Stopped at generation {meta['generation']}. To go on: {how}")
+        try:
+            runs.retry(save)
+            if isinstance(error, KeyboardInterrupt) and path and meta["generation"]:
+                tell(f"Stopped at generation {meta['generation']}. To go on: {how}", sys.stdout)
+        except Exception as second:  # must not hide why it stopped
+            tell(f"warning: not written: {second}", sys.stderr)
         raise
     finally:
         progress.close()

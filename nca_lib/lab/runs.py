@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 
 from nca_lib.lab import checkpoint, images
 from nca_lib.lab.checkpoint import load_weights, read_file
@@ -24,8 +24,6 @@ MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before a failed write is tried again
 HISTORY = ["generation", "rollouts", "seconds", "loss"]
 HISTORY += ["fitness_mean", "fitness_best", "fitness_std", "nonfinite"]
-
-
 MEASURED = 8  # fire-mask keys over which the loss of the mean is averaged
 
 
@@ -38,33 +36,40 @@ def hold(folder: Path) -> Iterator[None]:
 
     Explained in appendix A2, "Two trainers, one folder".
 
+    Args:
+        folder: the run folder.
+
     Raises:
         ValueError: another trainer holds it.
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        with contextlib.suppress(NotImplementedError):
-            lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"{folder} is in use: another training on this machine writes to it. Wait for it, "
-            "stop it, or choose another folder"
-        ) from None
-    try:
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the latter on some networks
+            raise ValueError(
+                f"{folder} is in use: another training on this machine writes to it. Wait for it, "
+                "stop it, or choose another folder"
+            ) from None
+        except OSError:
+            pass  # there are no locks there
         for leftover in folder.glob(".*.????????.tmp"):  # of one who died while writing
             with contextlib.suppress(OSError):
                 leftover.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def retry(write: Callable[[], Any]) -> Any:
     """Try to write, and if that fails a few times more, ever later: a slow folder may come back.
 
     Explained in appendix A2, "Slow folders".
+
+    Args:
+        write: may be called several times.
+
+    Returns:
+        What it returns.
 
     Raises:
         OSError: it failed each time.
