@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import load_script
+from faults import following
 
 from nca_lib import train
 from nca_lib.lab import checkpoint
@@ -33,8 +34,8 @@ def test_a_committed_state_goes_on_where_it_was(queue, tmp_path):
             raise KeyboardInterrupt
 
     config, state = train.parse(shlex.split(COMMAND)[3:])[1], queue.HERE / "state" / "tiny"
-    with pytest.raises(KeyboardInterrupt):
-        train.train(config, state, callback=stop)
+    with following(stop), pytest.raises(KeyboardInterrupt):
+        train.train(config, state)
     assert not queue.is_done(COMMAND)
     assert queue.work(COMMAND) == 0
     assert queue.is_done(COMMAND)
