@@ -21,6 +21,7 @@ os.environ.setdefault(  # or a folder appears where pytest was started
 )
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -57,14 +58,15 @@ STRANGE = ["x" * 5000, "a\0b", "..", "/", "\udcff"]  # names of no file
 
 
 @pytest.fixture(autouse=True)
-def offline_notebook(monkeypatch):
-    """No test here asks the network for an emoji; widgets are not those of the static book."""
+def as_for_readers(monkeypatch):
+    """No types are checked, no test asks the network, and widgets are not of the static book."""
 
     def connect(*arguments, **options):
         raise OSError("offline")
 
     monkeypatch.setattr("socket.getaddrinfo", connect)
     monkeypatch.delenv("NCA_BOOK", raising=False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # Not a fixture: Hypothesis would write down each argument of each example.
