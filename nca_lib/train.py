@@ -73,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         the run, so 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    options, config = parse(arguments)
     kept = [argument for argument in arguments if argument != "--resume"]
     try:
+        options, config = parse(arguments)
         # A name that is not UTF-8 could not be written into run.json in the end.
         if not options.out or re.search("[\0\ud800-\udfff]", options.out):
             raise ValueError(f"--out must name a folder, got {options.out!r}")

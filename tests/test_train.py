@@ -1,10 +1,11 @@
-"""The trainer: run folders, exact resume, the command line, and what it refuses."""
+"""The trainer: configurations, the loop, run folders, exact resume and the command line."""
 
 import csv
 import dataclasses
 import json
 import math
 import signal
+import subprocess
 import sys
 import types
 
@@ -13,26 +14,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca_lib import evolution, train
+import nca_lib.train
+from nca_lib import evolution
 from nca_lib.evolution import make_evolve
-from nca_lib.lab import checkpoint
-from nca_lib.lab.loop import check_alive, log_points
-from nca_lib.lab.machine import (
-    describe_device,
-    describe_machine,
-    free_memory,
-    memory_needed,
-    plan_chunk,
-)
-from nca_lib.lab.runs import HISTORY, begin, continue_from, load_run
+from nca_lib.lab import checkpoint, images, loop, machine, runs
+from nca_lib.lab.config import PRESETS, Config
+from nca_lib.lab.loop import check_alive, log_points, train
+from nca_lib.lab.machine import describe_device, describe_machine, memory_needed, plan_chunk
+from nca_lib.lab.runs import HISTORY, load_run
 from nca_lib.lab.task import make_measure, make_strategy, make_task
 from nca_lib.loss import growth_loss, mse, overflow_loss
 from nca_lib.rollout import record
-from nca_lib.train import PRESETS, Config, main
+from nca_lib.train import main
 
 TINY = dataclasses.replace(
     PRESETS["smoke"], size=6, num_steps=6, window=2, population=8, generations=30, log_every=7
 )
+ROWS = [*range(1, 17), 21, 28, 30]  # generations in the history of TINY
 
 
 def read_history(folder):
@@ -40,275 +38,284 @@ def read_history(folder):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def ctrl_c():
-    """Make SIGINT raise KeyboardInterrupt, also where the tests run in a shell's background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda: signal.raise_signal(signal.SIGINT)
-    signal.signal(signal.SIGINT, before)
+def press_ctrl_c(monkeypatch, generation):
+    """Interrupt trainings when so many generations are done."""
+
+    def rows(*arguments, run=loop.run):
+        for state, row in run(*arguments):
+            yield state, row
+            if row["generation"] == generation:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run", rows)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A complete run of 30 generations."""
-    return train.train(TINY, tmp_path_factory.mktemp("runs") / "whole", command="the command")
+    return train(TINY, tmp_path_factory.mktemp("runs") / "whole", command="the command")
+
+
+# Configurations
+
+
+def beyond(field):
+    """Values that a field of `Config` must not have."""
+    kinds = {int: [1.5, True, "1"], float: [math.nan, math.inf, "1"], bool: [1, "true"]}
+    told, values = field.metadata, kinds.get(field.type, [7, None, True])
+    bounds = [] if told["low"] is None else [told["low"] - 1, told["high"] + 1]
+    return [*values, *bounds, *["no such"] * bool(told["choices"])]
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_fields_out_of_bounds_are_named_with_their_value(field):
+    for value in beyond(field):
+        with pytest.raises(ValueError, match=f"^{field.name} must be .* got {value!r}$"):
+            dataclasses.replace(TINY, **{field.name: value})
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "name"),
+    [
+        ("smoke", {"window": 13}, "window"),
+        ("smoke", {"population": 7}, "population"),
+        ("backprop", {"population": 257}, "population"),
+        ("smoke", {"size": 7}, "size"),
+        ("life", {"size": 58}, "size"),
+        ("walk", {"emoji": "🦎"}, "emoji"),
+        ("walk", {"age": 3}, "age"),
+        ("smoke", {"damage": 0.5}, "damage"),
+        ("walk", {"surrogate": "soft"}, "surrogate"),
+        ("walk", {"strategy": "backprop"}, "surrogate"),
+        ("smoke", {"channels": 1024, "hidden": 65_536}, "hidden"),
+        ("smoke", {"num_steps": 1_000_000}, "num_steps"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(preset, changes, name):
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(PRESETS[preset], **changes)
+
+
+def test_values_at_the_bounds_are_fine():
+    odd = Config(strategy="backprop", population=255, size=23, mask="bernoulli", window=32)
+    assert (odd.population, odd.size, odd.window) == (255, 23, odd.num_steps)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_histories_begin_densely_and_have_at_most_4000_rows(preset):
+    for log_every in (1, PRESETS[preset].log_every):
+        config = dataclasses.replace(PRESETS[preset], log_every=log_every)
+        points = log_points(config, 0)
+        assert points[:16] == list(range(1, 17)) and points[-1] == config.generations
+        assert len(points) <= 4_000 and points == sorted(set(points))
+        assert log_points(config, points[20]) == points[21:]
+
+
+@pytest.mark.parametrize("sizes", [(8, 32), (12, 40), (16, 128)])
+def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
+    config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
+    task = make_task(config)
+    strategy = make_strategy(config, task.params)
+    std = jax.tree.leaves(strategy.std(strategy.init(jax.random.key(0), task.params)))
+    length = math.sqrt(sum(float((leaf**2).sum()) for leaf in std))
+    assert length == pytest.approx(config.std * math.sqrt(1064), rel=1e-4)
+
+
+# Run folders
 
 
 def test_a_run_folder_is_complete(finished):
     info = json.loads((finished / "run.json").read_text())
     assert Config(**info["config"]) == TINY
-    assert info["command"] == "the command"
-    assert info["parameters"] == 1_064
-    assert info["rollouts"] == 30 * 8
-    assert info["seconds"] > 0
+    assert (info["command"], info["device"]) == ("the command", describe_device())
+    assert (info["parameters"], info["rollouts"]) == (1_064, 30 * 8)
     assert info["versions"]["jax"] == jax.__version__
-    assert "cpu" in info["device"].lower()
-    assert 0 < info["loss"]["mean"] < 1
+    assert info["seconds"] > 0 and 0 < info["loss"]["mean"] < 1
     rows = read_history(finished)
-    assert list(rows[0]) == HISTORY
-    assert [int(row["generation"]) for row in rows] == [*range(1, 17), 21, 28, 30]
+    assert list(rows[0]) == HISTORY and [int(row["generation"]) for row in rows] == ROWS
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert np.load(finished / "weights.npz", allow_pickle=False)["hidden.kernel"].shape == (24, 32)
     with Image.open(finished / "growth.webp") as clip, Image.open(finished / "final.png") as still:
-        assert clip.n_frames > 1
-        assert clip.size == still.size == (60, 60)
+        assert clip.n_frames > 1 and clip.size == still.size == (60, 60)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "sigmas"),
     [
-        {},
-        {"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5},
-        {"strategy": "whitened", "std": 0.03, "learning_rate": 0.5},
-        {"strategy": "backprop", "population": 2, "age": 1},
+        ({}, 1),
+        ({"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5}, 4),
+        ({"strategy": "whitened", "std": 0.03, "learning_rate": 0.5}, 4),
+        ({"strategy": "backprop", "population": 2, "age": 1}, 0),
     ],
     ids=["open_es", "pgpe", "whitened", "backprop"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    changes, tmp_path, ctrl_c, monkeypatch
+    changes, sigmas, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(evolution, "LOOK", 4)  # generation 11 lies between two looks
-
-    def interrupt(row):
-        if row["generation"] == 11:
-            ctrl_c()
-
-    config = dataclasses.replace(TINY, **changes)
-    whole = train.train(config, tmp_path / "whole")
+    config, cut = dataclasses.replace(TINY, **changes), tmp_path / "cut"
+    whole = train(config, tmp_path / "whole")
+    press_ctrl_c(monkeypatch, 11)
     with pytest.raises(KeyboardInterrupt):
-        train.train(config, tmp_path / "cut", callback=interrupt)
-    assert not (tmp_path / "cut" / "run.json").exists()
-    cut = train.train(config, tmp_path / "cut", resume=True)
-    for a, b in zip(
-        checkpoint.read(whole / "checkpoint")[0],
-        checkpoint.read(cut / "checkpoint")[0],
-        strict=True,
-    ):
+        train(config, cut, command="python -m x --out cut")
+    assert "generation 11. To go on: python -m x --out cut --resume" in capsys.readouterr().out
+    assert not (cut / "run.json").exists()
+    train(config, cut, resume=True)
+    ends = [checkpoint.read(folder / "checkpoint")[0] for folder in (whole, cut)]
+    for a, b in zip(*ends, strict=True):
         assert a.tobytes() == b.tobytes()
     for a, b in zip(read_history(whole), read_history(cut), strict=True):
         assert {**a, "seconds": ""} == {**b, "seconds": ""}
     assert (whole / "growth.webp").read_bytes() == (cut / "growth.webp").read_bytes()
-    stds = json.loads((whole / "run.json").read_text())["std"]
-    assert (
-        len({f"{std:.6f}" for std in stds.values()})
-        == {"open_es": 1, "pgpe": 4, "whitened": 4, "backprop": 0}[config.strategy]
-    )
+    stds = json.loads((whole / "run.json").read_text())["std"].values()
+    assert len({f"{std:.6f}" for std in stds}) == sigmas
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, ctrl_c):
-    def interrupt(row):
-        ctrl_c()
-
-    with pytest.raises(KeyboardInterrupt):
-        train.train(TINY, tmp_path / "run", callback=interrupt, command="python -m x --out run")
-    assert "generation 1. To go on: python -m x --out run --resume" in capsys.readouterr().out
-
-
-def test_a_finished_run_can_be_made_longer(finished, tmp_path):
-    folder = tmp_path / "longer"
-    train.train(TINY, folder)
-    longer = dataclasses.replace(TINY, generations=34)
-    train.train(longer, folder, resume=True)
-    rows = [int(row["generation"]) for row in read_history(folder)]
-    assert rows == [*range(1, 17), 21, 28, 30, 34]
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    folder, longer = tmp_path / "longer", dataclasses.replace(TINY, generations=34)
+    train(TINY, folder)
+    train(longer, folder, resume=True)
+    assert [int(row["generation"]) for row in read_history(folder)] == [*ROWS, 34]
     before = (folder / "run.json").stat().st_mtime_ns
-    train.train(longer, folder, resume=True)  # complete already: nothing to do
+    train(longer, folder, resume=True)  # complete already: nothing to do
     assert (folder / "run.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="generations is 30 here, in the checkpoint 34; it may"):
-        train.train(TINY, folder, resume=True)
+    with pytest.raises(ValueError, match="generations is 30 here, in the checkpoint 34"):
+        train(TINY, folder, resume=True)
 
 
-def test_a_folder_is_not_overwritten_by_mistake(finished):
+def test_a_folder_is_neither_overwritten_nor_shared(finished, tmp_path):
     before = (finished / "run.json").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already"):
-        train.train(TINY, finished)
-    with pytest.raises(ValueError, match="holds a run already"):  # has no checkpoint
-        train.train(TINY, load_run("lizard").folder)
+    for folder in (finished, load_run("lizard").folder):  # the latter has no checkpoint
+        with pytest.raises(ValueError, match="holds a run already"):
+            train(TINY, folder)
     assert (finished / "run.json").read_bytes() == before
+    (tmp_path / "checkpoint.previous").touch()  # all that a crash between two renames leaves
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(TINY, tmp_path)
+    with runs.hold(tmp_path / "held"), pytest.raises(ValueError, match="is in use"):
+        train(TINY, tmp_path / "held")
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "run", lambda *arguments: pytest.fail("it trained"))
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FileExistsError):
+        train(TINY, tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match="new"):
+        train(TINY, tmp_path / "new", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_interrupted_end_is_made_up_for(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError("disk full")
+
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk"):
-
-        def full(*arguments, **options):
-            raise OSError("disk full")
-
-        patch.setattr(train.render, "save_clip", full)
-        patch.setattr(keeper, "DELAYS", ())
-        train.train(TINY, tmp_path / "run")
+        patch.setattr(images, "save_clip", full)
+        patch.setattr(runs, "DELAYS", ())
+        train(TINY, tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
-    train.train(TINY, tmp_path / "run", resume=True)
+    train(TINY, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "run.json").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_noticed_before_training(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(FileExistsError):
-        train.train(TINY, tmp_path / "file", callback=lambda row: pytest.fail("it trained"))
-    assert (tmp_path / "file").read_text() == "not a folder"
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 1), ("std", 0.5), ("emoji", "⭐")])
 def test_another_configuration_cannot_resume(finished, name, value):
     other = dataclasses.replace(TINY, **{name: value})
     with pytest.raises(ValueError, match=f"cannot resume: {name} is {value!r} here, "):
-        train.train(other, finished, resume=True)
+        train(other, finished, resume=True)
 
 
-def test_nothing_to_resume(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint in .*new to resume"):
-        train.train(TINY, tmp_path / "new", resume=True)
-    assert not (tmp_path / "new").exists()
-
-
-def saved_by(config=TINY, **changes):
+def saved_by(**changes):
     """What the checkpoint of a run tells, at generation 2."""
     rows = [[number, number * 8, 0.5, 0.02, 0.02, 0.02, 0.0, 0] for number in (1, 2)]
     told = {"generation": 2, "seconds": 0.5, "history": rows}
-    return begin(make_task(config)) | told | changes
+    return runs.begin(make_task(TINY)) | told | changes
 
 
-def test_progress_is_taken_over(capsys):
-    meta = begin(make_task(TINY))
-    assert continue_from(saved_by(), meta) == saved_by()
+def resumed(saved):
+    return runs.continue_from(saved, runs.begin(make_task(TINY)), log_points(TINY, 0))
+
+
+def test_progress_is_taken_over_and_other_devices_are_told(capsys):
+    assert resumed(saved_by()) == saved_by()
     old = {key: value for key, value in saved_by().items() if key not in ("target", "devices")}
-    assert continue_from(old, meta) == saved_by()  # format 1 does not tell
+    assert resumed(old) == saved_by()  # format 1 does not tell
     assert capsys.readouterr().out == ""
+    assert resumed(saved_by(devices=["8 x TPU"]))["devices"] == ["8 x TPU", describe_device()]
+    assert "8 x TPU" in capsys.readouterr().out
 
 
-def test_other_devices_are_told(capsys):
-    meta = begin(make_task(TINY))
-    found = continue_from(saved_by(devices=["8 x TPU"]), meta)
-    assert found["devices"] == ["8 x TPU", describe_device()]
-    assert "The checkpoint is from 8 x TPU, and this is " in capsys.readouterr().out
+ROW = saved_by()["history"]
+NOT_SAVED = {"history": [[], [[2, 1]], ROW[::-1], ROW * 2], "generation": [3, "2"]}
+NOT_SAVED |= {"config": [{}, {"wings": 2}, {"size": 0}], "seconds": ["long", None]}
+NOT_SAVED |= {"devices": [[], 7], "target": ["0" * 64]}
+NOT_SAVED = [saved_by(**{name: value}) for name, values in NOT_SAVED.items() for value in values]
 
 
-def test_another_picture_of_the_same_emoji_cannot_resume():
-    with pytest.raises(ValueError, match="cannot resume: the target's picture is not the"):
-        continue_from(saved_by(target="0" * 64), begin(make_task(TINY)))
-
-
-@pytest.mark.parametrize(
-    "saved",
-    [
-        {},
-        [],
-        None,
-        {"generation": 2, "config": {}, "seconds": 1.0},
-        {"config": {"wings": 2}, "generation": 2, "seconds": 1.0, "history": []},
-    ],
-)
+@pytest.mark.parametrize("saved", [{}, *NOT_SAVED])
 def test_a_checkpoint_of_something_else_cannot_resume(saved):
-    with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
-        continue_from(saved, begin(make_task(TINY)))
+    with pytest.raises(ValueError, match="cannot resume: "):
+        resumed(saved)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"history": []},
-        {"history": [[2, 1]]},
-        {"history": saved_by()["history"][::-1]},
-        {"history": saved_by()["history"] * 2},
-        {"generation": 3},
-        {"generation": "2"},
-        {"seconds": "long"},
-        {"seconds": None},
-        {"devices": []},
-        {"devices": 7},
-    ],
-)
-def test_a_history_with_a_gap_or_a_double_line_cannot_resume(changes):
-    with pytest.raises(ValueError, match="the checkpoint is not one of a training"):
-        continue_from(saved_by() | changes, begin(make_task(TINY)))
+def test_a_run_may_start_from_another(finished, tmp_path):
+    config = dataclasses.replace(TINY, generations=1, init=str(finished), learning_rate=1e-9)
+    out = train(config, tmp_path / "more")
+    before, after = load_run(finished).params, load_run(out).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), before, after)
+    for changes, message in (({"init": "newt"}, "init .*'newt'"), ({"hidden": 4}, "shapes")):
+        with pytest.raises(ValueError, match=message):
+            train(dataclasses.replace(config, **changes), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path):
-    with keeper.Keeper(tmp_path / "run"), pytest.raises(ValueError, match="is in use"):
-        train.train(TINY, tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_only_the_previous_checkpoint_is_left(tmp_path, ctrl_c):
-    def interrupt(row):
-        if row["generation"] == 11:
-            ctrl_c()
-
-    folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train.train(TINY, folder, callback=interrupt, checkpoint_seconds=0)
-    (folder / "checkpoint").unlink()  # as a crash between two renames leaves it
-    with pytest.raises(ValueError, match="holds a run already"):
-        train.train(TINY, folder)
-    train.train(TINY, folder, resume=True)
-    assert (folder / "run.json").exists()
-
-
-def test_signals_are_obeyed_as_ctrl_c_is(tmp_path, monkeypatch):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
-    monkeypatch.setattr(train, "train", lambda *a, **k: signal.raise_signal(signal.SIGTERM))
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        train.obey_signals()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup wants it
-        assert main(arguments(tmp_path / "run")) == 128 + signal.SIGTERM
-    finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
-            signal.signal(number, handler)
-
-
-def test_same_seed_same_history_and_another_seed_another(finished, tmp_path):
-    again = train.train(TINY, tmp_path / "again")
-    other = train.train(dataclasses.replace(TINY, seed=1), tmp_path / "other")
-
-    def losses(folder):
-        return [row["loss"] for row in read_history(folder)]
-
-    assert losses(again) == losses(finished) != losses(other)
+# Learning
 
 
 def test_it_learns():
     task = make_task(PRESETS["smoke"])
     strategy = make_strategy(task.config, task.params)
     state = strategy.init(jax.random.key(0), task.params)
-    keys = jax.random.split(jax.random.key(2), 8)
-    measure = make_measure(task)
+    keys, measure = jax.random.split(jax.random.key(2), 8), make_measure(task)
     before = measure(strategy.mean(state), keys).mean()
     state, _ = make_evolve(strategy, task.loss)(state, jax.random.key(1), 0, 60)
     assert measure(strategy.mean(state), keys).mean() < 0.8 * before
 
 
-def test_without_age_every_start_is_the_seed():
-    task, key = make_task(TINY), jax.random.key(4)
-    start, fires = task.prepare(task.params, key)
-    assert np.array_equal(start, task.start) and np.array_equal(fires, task.fires(key))
-    np.testing.assert_allclose(
-        task.fitness(task.params, (start, fires)), task.loss(task.params, key)
-    )
+DEADLY = dataclasses.replace(PRESETS["smoke"], std=0.1, learning_rate=0.1)
+WILD = dataclasses.replace(TINY, std=5.0, step_size=1e6)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [(DEADLY, RuntimeError, "members died"), (WILD, FloatingPointError, "not finite")],
+)
+def test_death_and_explosion_are_reported_at_once(config, error, message, tmp_path):
+    with pytest.raises(error, match=f"{message}.* Lower std, learning_rate"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_dead_and_exploded_populations_are_told_apart():
+    healthy = {"nonfinite": 4, "fitness_median": 0.04, "tied": 8}
+    dead = {"nonfinite": 4, "fitness_median": 0.05, "tied": 5}
+    for metrics in (healthy, dead | {"tied": 4}):  # the latter by chance
+        check_alive(metrics, population=8, dead_loss=0.05, generation=3)
+    with pytest.raises(FloatingPointError, match="generation 3: 5 of 8 members"):
+        check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05, generation=3)
+    with pytest.raises(RuntimeError, match="generation 3: most members died"):
+        check_alive(dead, population=8, dead_loss=0.05, generation=3)
 
 
 AGED = dataclasses.replace(TINY, age=40, damage=0.5, overflow=0.1)
+
+
+def test_without_age_every_start_is_the_seed():
+    task, key = make_task(TINY), jax.random.key(4)
+    luck = start, fires = task.prepare(task.params, key)
+    assert np.array_equal(start, task.start) and np.array_equal(fires, task.fires(key))
+    np.testing.assert_allclose(task.fitness(task.params, luck), task.loss(task.params, key))
 
 
 def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
@@ -326,8 +333,7 @@ def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
     assert ((young == seed).all((1, 2, 3)) == fresh).mean() > 0.9
     once = np.abs(young[~fresh] - seed).max((1, 2, 3)).max()
     assert 0 < once < np.abs(whole[~fresh] - seed).max((1, 2, 3)).max()
-    hurt = starts()
-    changed = (hurt != whole).any((1, 2, 3))
+    changed = (starts() != whole).any((1, 2, 3))
     assert not changed[fresh].any()
     assert 0.25 < changed[~fresh].mean() <= 0.6  # half, but for holes where nothing was
     assert (starts(damage=1.0) != whole).any((1, 2, 3))[~fresh].mean() > changed[~fresh].mean()
@@ -336,8 +342,7 @@ def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
 def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished):
     task, params = make_task(AGED), load_run(finished).params
     start = jax.random.uniform(jax.random.key(2), task.start.shape, minval=-3.0, maxval=3.0)
-    luck = start, task.fires(jax.random.key(3))
-    model = task.merge(params)
+    luck, model = (start, task.fires(jax.random.key(3))), task.merge(params)
     states = record(model, *luck)[-TINY.window :]
     expected = (mse(states, jax.numpy.asarray(task.target)) + 0.1 * overflow_loss(states)).mean()
     np.testing.assert_allclose(task.fitness(params, luck), expected, rtol=1e-5)
@@ -353,90 +358,26 @@ def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
         assert np.abs(start).max() < 100 and (start[..., -1].max((1, 2)) > 0.1).all()
 
 
-def test_a_run_may_start_from_another(finished, tmp_path):
-    config = dataclasses.replace(TINY, generations=1, init=str(finished), learning_rate=1e-9)
-    out = train.train(config, tmp_path / "more")
-    before, after = load_run(finished).params, load_run(out).params
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), before, after)
-    with pytest.raises(ValueError, match="init must be a shipped run or a run folder, got 'newt'"):
-        train.train(dataclasses.replace(config, init="newt"), tmp_path / "none")
-    with pytest.raises(ValueError, match="weights have shapes"):
-        train.train(dataclasses.replace(config, hidden=4), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+# The machine
 
 
-def test_histories_stay_short_when_a_run_is_made_longer(monkeypatch):
-    assert log_points(dataclasses.replace(TINY, generations=7_800, log_every=1), 0)[16:18] == [
-        18,
-        20,
-    ]
-
-
-def test_only_a_config_is_a_config(tmp_path):
-    with pytest.raises(ValueError, match="config must be a Config such as .* got 'pocket'"):
-        train.train("pocket", tmp_path / "run")
-
-
-def test_death_is_reported_at_once(tmp_path):
-    deadly = dataclasses.replace(PRESETS["smoke"], std=0.1, learning_rate=0.1)
-    with pytest.raises(RuntimeError, match="most members died .* Lower std, learning_rate"):
-        train.train(deadly, tmp_path / "dead")
-    assert not (tmp_path / "dead" / "run.json").exists()
-
-
-def test_explosion_is_reported_at_once(tmp_path):
-    wild = dataclasses.replace(TINY, std=5.0, step_size=1e6)
-    with pytest.raises(FloatingPointError, match="not finite.* Lower std, learning_rate"):
-        train.train(wild, tmp_path / "wild")
-
-
-def test_dead_and_exploded_populations_are_told_apart():
-    healthy = {"nonfinite": 4, "fitness_median": 0.04, "tied": 8}
-    check_alive(healthy, population=8, dead_loss=0.05, generation=3)
-    with pytest.raises(FloatingPointError, match="generation 3: 5 of 8 members are not finite"):
-        check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05, generation=3)
-    dead = healthy | {"fitness_median": 0.05, "tied": 5}
-    with pytest.raises(RuntimeError, match="generation 3: most members died"):
-        check_alive(dead, population=8, dead_loss=0.05, generation=3)
-    check_alive(dead | {"tied": 4}, population=8, dead_loss=0.05, generation=3)  # by chance
-
-
-@pytest.mark.parametrize("sizes", [(8, 32), (12, 40), (16, 128)])
-def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
-    config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
-    task = make_task(config)
-    strategy = make_strategy(config, task.params)
-    std = jax.tree.leaves(strategy.std(strategy.init(jax.random.key(0), task.params)))
-    length = math.sqrt(sum(float((leaf**2).sum()) for leaf in std))
-    assert length == pytest.approx(config.std * math.sqrt(1064), rel=1e-4)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_valid_and_their_histories_fit(preset):
-    VALIDATE(PRESETS[preset])
-    points = log_points(PRESETS[preset], 0)
-    assert points[:16] == list(range(1, 17))
-    assert points[-1] == PRESETS[preset].generations
-    assert len(points) <= 4_000
-
-
-def test_memory_is_estimated_and_refused_before_compiling(tmp_path, monkeypatch):
+def test_memory_is_planned_before_compiling(tmp_path, monkeypatch):
     pocket, reference = PRESETS["pocket"], PRESETS["reference"]
-    assert free_memory() > memory_needed(reference, 1)
-    assert plan_chunk(pocket) == 1  # on a CPU
-    assert plan_chunk(pocket, 16) == 16
-    with pytest.raises(ValueError, match="chunk must be 1 to 32 .* got 33"):
-        plan_chunk(pocket, 33)
-    monkeypatch.setattr(train, "free_memory", lambda: 5e8)
-    with pytest.raises(
-        ValueError, match=r"chunk of 256 .* needs about .* a chunk of \d+ would fit"
-    ):
+    assert machine.free_memory() > memory_needed(reference, 1)
+    assert plan_chunk(pocket) == 1 and plan_chunk(pocket, 16) == 16  # the former on a CPU
+    for chunk in (0, 33):
+        with pytest.raises(ValueError, match=f"chunk must be 1 to 32 .* got {chunk}"):
+            plan_chunk(pocket, chunk)
+    monkeypatch.setattr(machine, "free_memory", lambda: 5e8)
+    with pytest.raises(ValueError, match=r"chunk of 256 .* a chunk of \d+ would fit"):
         plan_chunk(reference, 256)
-    fitting = plan_chunk(reference, 100)
-    assert memory_needed(reference, fitting) < 5e8
-    monkeypatch.setattr(train, "free_memory", lambda: 1e6)
+    assert memory_needed(reference, plan_chunk(reference, 100)) < 5e8
+    monkeypatch.setattr(machine, "free_memory", lambda: 1e6)
     with pytest.raises(ValueError, match="lower the population"):
-        train.train(reference, tmp_path / "run")
+        train(reference, tmp_path / "run")
+    gradients = dataclasses.replace(PRESETS["backprop"], num_steps=4_000, age=1, population=256)
+    with pytest.raises(ValueError, match="num_steps 4000 .*population of 256 .*GB"):
+        train(gradients, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -456,108 +397,20 @@ def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
     assert estimate / 10 < asked < estimate  # an upper bound; compilers fuse much of it away
 
 
-def test_log_points_thin_out_and_resume():
-    long = dataclasses.replace(TINY, generations=1_000_000, log_every=1)
-    assert len(log_points(long, 0)) <= 4_000
-    assert log_points(TINY, 21) == [28, 30]
-
-
-BAD = {
-    "emoji": [7, "", "ab"],
-    "size": [0, -2, 12.0, True, 7, 10_000],
-    "padding": [-1, 1.5],
-    "premultiply": [1, "true"],
-    "channels": [3, 0],
-    "hidden": [0],
-    "step_size": [0.0, -1.0, math.nan, math.inf, "1"],
-    "alive_threshold": [-0.1, 1.0, math.nan],
-    "mask": ["dropout", ""],
-    "precision": ["float16", ""],
-    "num_steps": [0, -3],
-    "window": [0, 7],
-    "population": [0, 7, -2],
-    "strategy": ["cma", "", 7],
-    "std": [0.0, -0.1, math.inf],
-    "std_rate": [-0.1, math.nan],
-    "learning_rate": [0.0, -1.0],
-    "learning_rate_end": [-0.1],
-    "generations": [0],
-    "init": [7, "newt"],
-    "age": [-1, 1.5],
-    "damage": [-0.1, 1.1, 0.5],  # the last needs an age
-    "overflow": [-1.0, math.inf],
-    "log_every": [0],
-    "seed": [-1, 0.5, 2**32],
-    "cells": ["wet", "", True],
-    "goal": ["run", "", "walk"],  # the last has no emoji
-    "surrogate": ["straight", "no"],  # for evolution
-}
-
-
-@pytest.mark.parametrize(("name", "value"), [(k, v) for k, vs in BAD.items() for v in vs])
-def test_bad_fields_are_named_before_anything_is_written(name, value, tmp_path):
-    with pytest.raises(ValueError, match=name):
-        train.train(dataclasses.replace(TINY, **{name: value}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_every_field_has_a_bad_example():
-    assert set(BAD) == {field.name for field in dataclasses.fields(Config)}
-
-
-def arguments(folder, *more):
-    tiny = "--size 6 --num-steps 6 --window 2 --population 8 --generations 18 --log-every 7".split()
-    return ["--preset", "smoke", "--out", str(folder), *tiny, *more]
-
-
-def test_command_line(tmp_path, capsys):
-    folder = tmp_path / "a run"
-    assert main(arguments(folder, "--learning-rate", "0.02", "--premultiply", "false")) == 0
-    info = json.loads((folder / "run.json").read_text())
-    assert info["config"]["learning_rate"] == 0.02
-    assert info["config"]["premultiply"] is False
-    assert info["config"]["std"] == PRESETS["smoke"].std
-    assert info["command"].startswith("python -m nca_lib.train --preset smoke --out '")
-    assert main(arguments(folder)) == 2
-    assert "error: " in capsys.readouterr().err
-    more = ["--learning-rate", "0.02", "--premultiply", "false", "--generations", "20"]
-    assert main(arguments(folder, *more, "--resume")) == 0
+ASKED = {"JAX_NUM_CPU_DEVICES": "3"}
+FORCED = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--size", "0"], "size must be an int from 1 to 512, got 0"),
-        (["--num-steps", "1000000000000"], "num_steps must be 1 to 1000000, got 1000000000000"),
-        (["--out", ""], "--out must name a folder"),
-        (["--population", "7"], "population must be even"),
-        (["--std", "nan"], "std must be a finite float, got nan"),
-        (["--emoji", "lizard"], "exactly one emoji, got 'lizard'"),
-        (["--resume"], "No such file"),
-    ],
+    ("asked", "cores", "devices"), [(ASKED, "", 3), (ASKED, "2", 2), (FORCED, "", 3)]
 )
-def test_command_line_errors_are_one_line(more, message, tmp_path, capsys):
-    assert main(arguments(tmp_path / "run", *more)) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        ["--size", "big"],
-        ["--premultiply", "maybe"],
-        ["--preset", "huge"],
-        ["--sise", "8"],
-        ["--gen", "9"],
-    ],
-)
-def test_command_line_refuses_what_it_cannot_read(more, tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments(tmp_path / "run", *more))
-    assert exit_info.value.code == 2
-    assert more[0] in capsys.readouterr().err
+def test_cores_are_used_as_was_asked_for(asked, cores, devices, monkeypatch):
+    for name in ASKED | FORCED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (asked | {"JAX_PLATFORMS": "cpu"}).items():
+        monkeypatch.setenv(name, value)
+    code = f"from nca_lib import use_cores; print(use_cores({cores}))"
+    assert int(subprocess.check_output([sys.executable, "-c", code])) == devices
 
 
 def test_a_machine_is_described_and_colab_told_of_its_gpus(monkeypatch):
@@ -567,8 +420,83 @@ def test_a_machine_is_described_and_colab_told_of_its_gpus(monkeypatch):
     assert text.endswith(f"\non {describe_device()}")
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     told = describe_machine()
-    assert told.startswith(f"{text}\nNo GPU.")
-    assert "Runtime > Change runtime type" in told.replace("\n", " ")
-    assert max(map(len, told.splitlines())) < 80
+    assert told.startswith(f"{text}\nNo GPU.") and max(map(len, told.splitlines())) < 80
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert describe_machine() == text
+
+
+# The command line
+
+
+def arguments(folder, *more):
+    tiny = "--size 6 --num-steps 6 --window 2 --population 8 --generations 18 --log-every 7".split()
+    return ["--preset", "smoke", "--out", str(folder), *tiny, *more]
+
+
+def test_command_line(tmp_path, capsys):
+    folder = tmp_path / "a run"
+    more = ["--learning-rate", "0.02", "--premultiply", "false"]
+    assert main(arguments(folder, *more)) == 0
+    info = json.loads((folder / "run.json").read_text())
+    assert (info["config"]["learning_rate"], info["config"]["premultiply"]) == (0.02, False)
+    assert info["config"]["std"] == PRESETS["smoke"].std
+    assert info["command"].startswith("python -m nca_lib.train --preset smoke --out '")
+    assert main(arguments(folder)) == 2
+    assert "error: " in capsys.readouterr().err
+    assert main(arguments(folder, *more, "--generations", "20", "--resume")) == 0
+
+
+def test_help_names_every_field_with_its_bounds(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    assert exit_info.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Config):
+        told = field.metadata
+        bounds = told["choices"] or [f"{told[b]:,}" for b in ("low", "high") if told[b] is not None]
+        assert f"--{field.name.replace('_', '-')} {field.type.__name__} " in text
+        assert told["help"] and all(bound in text for bound in bounds)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--size 0", "size must be 1 to 512, got 0"),
+        ("--num-steps 1000000000000", "num_steps must be 1 to 1000000, got 1000000000000"),
+        ("--out=", "--out must name a folder"),
+        ("--population 7", "population must be even"),
+        ("--std nan", "std must be a finite number, got nan"),
+        ("--emoji lizard", "emoji, got 'lizard'"),
+        ("--resume", "No such file"),
+        ("--size big", "--size"),
+        ("--premultiply maybe", "--premultiply"),
+        ("--preset huge", "--preset"),
+        ("--sise 8", "--sise"),
+        ("--gen 9", "--gen"),
+    ],
+)
+def test_command_line_errors_are_one_line_and_nothing_is_written(flags, message, tmp_path, capsys):
+    try:
+        status = main(arguments(tmp_path / "run", *flags.split()))
+    except SystemExit as exit_info:
+        status = exit_info.code
+    *usage, error = capsys.readouterr().err.splitlines()
+    assert status == 2 and message in error and "error: " in error
+    assert not usage or usage[0].startswith("usage: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_signals_are_obeyed_as_ctrl_c_is(tmp_path, monkeypatch):
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    terminate = lambda *args, **options: signal.raise_signal(signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(nca_lib.train, "train", terminate)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        nca_lib.train.obey_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup wants it
+        assert main(arguments(tmp_path / "run")) == 128 + signal.SIGTERM
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
