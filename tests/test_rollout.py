@@ -141,8 +141,6 @@ def test_what_cannot_be_is_refused():
         fire_schedule(KEY, 2, H, W, "dropout")
     with pytest.raises(ValueError, match="even number of cells, got 5 x 7"):
         fire_schedule(KEY, 2, 5, 7, "paired")
-    with pytest.raises(ValueError, match="reach must be at least 0, got -1"):
-        stages(H, W, 5, reach=-1)
 
 
 def test_halves_and_discs_by_hand():

@@ -483,7 +483,7 @@ def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
     Args:
         size: side of the grid in cells, the target's padding included; even.
         steps: steps of a rollout, all of them measured.
-        **fields: others of `nca_lib.train.Config`.
+        **fields: others of `nca_lib.lab.config.Config`.
 
     Returns:
         The configuration.
