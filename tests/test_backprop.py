@@ -10,9 +10,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from test_train import TINY
 
-from nca_lib import train
 from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
 from nca_lib.evolution import open_es
+from nca_lib.lab import task as task_module
 from nca_lib.lab.task import make_measure, make_task, make_trainer
 from nca_lib.loss import mse
 
@@ -156,8 +156,8 @@ def test_memory_estimate_covers_what_the_compiler_asks_for(mask, monkeypatch):
     fires = jnp.stack([task.fires(jax.random.key(0))] * share)
     compiled = jax.jit(jax.grad(mean_loss)).lower(task.params, starts, fires).compile()
     asked = compiled.memory_analysis().temp_size_in_bytes
-    monkeypatch.setattr(train, "free_memory", lambda: asked)
+    monkeypatch.setattr(task_module, "free_memory", lambda: asked)
     with pytest.raises(ValueError, match="num_steps 20 of a population of 4 need about .* free"):
         make_trainer(task)
-    monkeypatch.setattr(train, "free_memory", lambda: 10 * asked)
+    monkeypatch.setattr(task_module, "free_memory", lambda: 10 * asked)
     make_trainer(task)

@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from nca_lib.benchmark import NAMES, NOTEBOOK, main, notebook, plain_loss
 from nca_lib.lab import benchmark
+from nca_lib.lab.benchmark import NAMES, NOTEBOOK, main, notebook, plain_loss
 from nca_lib.lab.task import make_task
 from nca_lib.train import PRESETS
 

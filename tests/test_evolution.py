@@ -360,7 +360,7 @@ PEAK = """
 import dataclasses, nca_lib
 nca_lib.use_cores(2)
 import jax
-from nca_lib.benchmark import make_ours, notebook, peak_memory
+from nca_lib.lab.benchmark import make_ours, notebook, peak_memory
 from nca_lib.lab.task import make_task
 task = make_task(dataclasses.replace(notebook(steps={steps}, population=64), mask="paired"))
 generation, state = make_ours(task)
@@ -373,13 +373,6 @@ def test_memory_of_the_process_does_not_grow_with_the_steps():
     """XLA's own count does not see what its matrix library keeps in a queue."""
     short, long = (int(run_python(PEAK.format(steps=steps)).stdout) for steps in (90, 720))
     assert long < 1.2 * short  # 1.5 when the matrix products are not cut into blocks
-
-
-@pytest.mark.parametrize("strategy", [open_es, pgpe, whitened])
-def test_populations_without_pairs_are_refused(strategy):
-    for population in (0, 1, 7, -2):
-        with pytest.raises(ValueError, match=f"must be even and at least 2, got {population}"):
-            strategy(PARAMS, population, std=0.1, learning_rate=constant(0.05))
 
 
 @pytest.mark.parametrize(("population", "used"), [(64, 2), (63, 1), (2, 2)])

@@ -155,13 +155,13 @@ def test_seed_is_one_cell_at_the_centre():
 
 @pytest.mark.parametrize("fire", [jnp.ones((6, 6), int), jnp.ones(6, bool), jnp.ones((6, 5), bool)])
 def test_masks_of_another_kind_are_refused(fire):
-    with pytest.raises(ValueError, match=r"fire must be a bool mask \(6, 6\) or indices"):
+    with pytest.raises(ValueError, match=r"fire must be a bool mask .* got"):
         random_model(channels=4, hidden=3)(seed_state(6, 6, 4), fire)
 
 
 def test_impossible_sizes_are_refused():
     for shape in ((0, 4, 4), (4, -1, 4), (4, 4, 3)):
-        with pytest.raises(ValueError, match="need at least"):
+        with pytest.raises(ValueError, match="must be at least|need at least"):
             seed_state(*shape)
     for channels, hidden in ((3, 8), (-1, 8), (8, 0)):
         with pytest.raises(ValueError, match="must be at least"):

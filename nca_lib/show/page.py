@@ -23,7 +23,7 @@ from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
 from nca_lib.lab.config import Config
 from nca_lib.lab.runs import Run, load_run
 
-DEMO = Path(__file__).parent / "data" / "demo"  # scripts and style, one copy for book and notebook
+DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
 SCRIPTS = ("nca.js", "playground.js")
 FORMAT = 1  # version of the records; nca.js refuses any other
 # The order of the weights in a record, each array row by row.

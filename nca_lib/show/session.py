@@ -30,7 +30,7 @@ PIECE = 0.7  # seconds of training between two pictures
 class Training:
     """A rule in training, a piece at a time: what the dashboard and the duel drive.
 
-    It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files only when asked.
+    It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
     Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
 
     Explained in chapter 4, "Turn the knobs".
