@@ -252,7 +252,6 @@ def test_bare_weights_need_their_configuration(engine):
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"info": {"rule": "texture"}}, {}, "of the growing rule, got 'texture'"),
         ({"config": PRESETS["walk"]}, {}, "smooth cells only, got 'digital'"),
         ({"config": PRESETS["reference"]}, {}, "weights have shapes"),
         ({"params": np.inf}, {}, "weights must be finite as float32"),
@@ -297,7 +296,6 @@ def with_nan(record):
     [
         (lambda record: None, "format 1"),
         (spoil(format=2), "format 1"),
-        (spoil(rule="texture"), "rule"),
         (spoil(border="wrap"), "rule"),
         (spoil(channel_order="red, green, blue, alpha, hidden"), "channels"),
         (spoil(channels=3), "channels .* from 4 to 64"),

@@ -31,7 +31,7 @@ def test_every_surrogate_had_the_time_of_the_run_it_raced(script, curves):
         seconds, losses = np.transpose(points)
         run = script.evolved(preset, seed)
         assert run.config.seed == seed and run.config.strategy == "pgpe"
-        assert run.config.goal == script.train.PRESETS[preset].goal
+        assert run.config.goal == script.PRESETS[preset].goal
         assert (np.diff(seconds) > 0).all() and np.isfinite(losses).all()
         assert 0.7 * run.info["seconds"] < seconds[-1] < 1.2 * run.info["seconds"] + 1
 

@@ -299,7 +299,7 @@ def test_training_goes_on_around_the_weights_of_another(tmp_path):
     first.advance()
     second = Training(dataclasses.replace(TINY, std=0.5, generations=3), first)
     jax.tree.map(np.testing.assert_array_equal, second.weights, first.weights)
-    jax.tree.map(np.testing.assert_allclose, second.trainer.mean(second.state), first.weights)
+    jax.tree.map(np.testing.assert_allclose, second.trainer[0].mean(second.state), first.weights)
     to_the_end(second)
     assert second.history["generation"][0] == 1 and second.done == 3 and first.done == 1
     second.save(tmp_path)
@@ -407,7 +407,7 @@ def test_never_two_at_once_and_none_when_its_widget_is_closed(wait_for_pieces):
 def test_training_stops_when_the_kernel_ends():
     code = """if True:
         import threading
-        from nca_lib.show import widgets
+        from nca_lib.show import dashboard
         from nca_lib.train import PRESETS
         box = dashboard.evolution_dashboard(PRESETS["smoke"])
         box.children[1].children[0].click()
@@ -446,7 +446,8 @@ def test_the_next_piece_goes_to_the_side_that_had_less_time(monkeypatch):
     given, lengths = [], {"open_es": 3.0, "backprop": 1.0}
 
     def advance(self, seconds):
-        self.seconds += lengths[self.config.strategy]
+        seconds = self.seconds + lengths[self.config.strategy]
+        self.last = self.last | {"seconds": seconds}
         given.append(self.config.strategy)
 
     monkeypatch.setattr(Training, "advance", advance)
@@ -483,7 +484,7 @@ def test_duels_are_fought_over_one_task(fields):
 def test_as_on_colab_clicks_are_handled_between_pieces_and_cells_wait_until_the_end():
     code = """if True:
         import dataclasses, sys, types
-        from nca_lib.show import widgets
+        from nca_lib.show import dashboard
         from nca_lib.train import PRESETS
         sys.modules["google.colab"] = types.ModuleType("google.colab")
         config = dataclasses.replace(PRESETS["smoke"], generations=1_000_000)

@@ -34,6 +34,7 @@ from nca_lib.show.session import PIECE, Loop, Training
 from nca_lib.target import list_emoji
 
 TURNED = ("channels", "hidden", "num_steps", "population", "std", "std_rate", "learning_rate")
+TURNED += ("generations",)
 
 
 def evolution_dashboard(
