@@ -344,19 +344,19 @@ def population_mesh(population: int) -> Mesh:
 
 
 def evaluate_share(
-    fitness_fn: Callable, population: Any, luck: Any, size: int, chunk: int
+    fitness_fn: Callable, population: Any, shared: Any, size: int, chunk: int
 ) -> jax.Array:
     """Evaluate this device's share of a population and gather the fitness of all.
 
-    Runs inside `shard_map`. All members get the same luck, such as the same fire masks (common
+    Runs inside `shard_map`. All members are given the same, such as the same fire masks (common
     random numbers): they then differ by their weights alone.
 
     Explained in chapter 8, "What crosses between devices".
 
     Args:
-        fitness_fn: (params, luck) -> float32 scalar, lower is better.
+        fitness_fn: (params, shared) -> float32 scalar, lower is better.
         population: pytree with a leading axis N, the whole population.
-        luck: what the members of this generation share, a key or what was drawn from one.
+        shared: what the members of this generation share, a key or what was drawn from one.
         size: members per device.
         chunk: members computed side by side; 1 is fastest on a CPU, many on a GPU.
 
@@ -366,7 +366,7 @@ def evaluate_share(
     first = jax.lax.axis_index(AXIS) * size
     share = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), population)
     batch = None if chunk == 1 else chunk
-    fitness = jax.lax.map(lambda params: fitness_fn(params, luck), share, batch_size=batch)
+    fitness = jax.lax.map(lambda params: fitness_fn(params, shared), share, batch_size=batch)
     return jax.lax.all_gather(fitness, AXIS, tiled=True)
 
 
@@ -386,12 +386,12 @@ def make_evolve(
 
     Args:
         strategy: from `open_es` or `pgpe`.
-        fitness_fn: (params, luck) -> float32 scalar, lower is better.
+        fitness_fn: (params, shared) -> float32 scalar, lower is better.
         chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere. It changes
             speed and memory, and results by rounding only.
-        prepare: (mean, key) -> luck, done once a generation on every device alike: what all its
+        prepare: (mean, key) -> shared, done once a generation on every device alike: what all its
             members share, such as a state that the mean has grown. Default: the key itself.
-        look: (mean, luck) -> see `second_moments`; for `whitened`, which needs it.
+        look: (mean, shared) -> see `second_moments`; for `whitened`, which needs it.
 
     Returns:
         `evolve(state, key, start, count) -> (state, metrics)`. It runs generations start to
@@ -414,12 +414,16 @@ def make_evolve(
 
     def generation(state, key):
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
-        luck = prepare(strategy.mean(state), key_evaluate)
-        state = strategy.look(state, lambda mean: look(mean, luck))
+        shared = prepare(strategy.mean(state), key_evaluate)
+        state = strategy.look(state, lambda mean: look(mean, shared))
         population, state = algorithm.ask(key_ask, state, params)
         weights = strategy.members(state)
         fitness = evaluate_share(
-            lambda asked, luck: fitness_fn(weights(asked), luck), population, luck, size, chunk
+            lambda asked, shared: fitness_fn(weights(asked), shared),
+            population,
+            shared,
+            size,
+            chunk,
         )
         fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)  # -inf would be the best
         return strategy.tell(key_tell, population, fitness, state)

@@ -426,7 +426,7 @@ def test_histories_that_cannot_be_drawn_are_refused(histories):
 def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
     run, state = a_run(), np.zeros((4, 4, 8), np.float32)
     calls = [
-        ("", page.record, value),
+        ("", page.describe, value),
         ("path", page.export, run, value),
         ("run", widgets.loss_explorer, value),
         ("run", widgets.growth_player, value),
@@ -441,7 +441,7 @@ def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
     is_name = isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", value)
     for name in ("dtype", "config", *["name"] * (not is_name)):
         with refuses(name=name):
-            page.record(run, **{name: value})
+            page.describe(run, **{name: value})
     for name, high in {"grid": 128, "seeds": 9, "speed": 240, "side": 101}.items():
         if type(value) is not int or not 1 <= value <= high:
             with refuses(value, name=name):

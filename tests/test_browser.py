@@ -111,7 +111,7 @@ def assert_parity(engine, model, start, fires):
 def test_javascript_agrees_with_jax_on_every_shipped_run(engine, name):
     run = load_run(name)
     height, width, _ = run.task.start.shape
-    engine.load(demo.record(run), height, width)
+    engine.load(demo.describe(run), height, width)
     fires = run.task.fires(jax.random.key(7), STEPS)
     states = assert_parity(engine, run.task.merge(run.params), run.task.start, fires)
     assert len(states) == STEPS + 1
@@ -121,7 +121,7 @@ def test_javascript_agrees_with_jax_on_every_shipped_run(engine, name):
 @pytest.mark.parametrize("mask", ["paired", "bernoulli"])
 def test_javascript_agrees_on_an_oblong_grid_up_to_its_borders(engine, mask):
     run = load_run("lizard")
-    engine.load(demo.record(run), 12, 18)  # too small: it grows into every border
+    engine.load(demo.describe(run), 12, 18)  # too small: it grows into every border
     fires = fire_schedule(jax.random.key(3), STEPS, 12, 18, mask)
     states = assert_parity(engine, run.task.merge(run.params), seed_state(12, 18, 8), fires)
     assert (states[-1][[0, -1], :, -1] > 0.1).any() and (states[-1][:, [0, -1], -1] > 0.1).any()
@@ -142,7 +142,7 @@ def test_javascript_agrees_on_rules_never_seen(engine, seed):
     keys = jax.random.split(jax.random.key(seed), 5)
     arrays = [0.4 * jax.random.normal(k, (n,)) for k, n in zip(keys[:4], SIZES, strict=True)]
     task, params = rule_of(arrays, step_size=0.5, alive_threshold=0.25)
-    engine.load(demo.record(params, config=task.config), 16, 16)
+    engine.load(demo.describe(params, config=task.config), 16, 16)
     state = jax.random.normal(keys[4], (16, 16, 8))
     state = state.at[..., -1].set(0.3 * (state[..., -1] > 1.5))  # few are mature
     assert_parity(engine, task.merge(params), state, fire_schedule(keys[4], 4, 16, 16, "bernoulli"))
@@ -155,7 +155,7 @@ def test_a_dead_cell_beside_the_living_decides_who_lives(engine):
     hidden_kernel[7, 0] = 1  # sees its own alpha
     output_kernel[0, -1], output_bias[-1] = -2, 0.5  # alpha 1 falls to -0.5, alpha 0 rises to 0.5
     task, params = rule_of([hidden_bias, hidden_kernel, output_bias, output_kernel])
-    engine.load(demo.record(params, config=task.config), 9, 9)
+    engine.load(demo.describe(params, config=task.config), 9, 9)
     fire = np.zeros((1, 9, 9), bool)
     fire[0, 4, 4] = True  # the only mature cell, which so dies
     state = seed_state(9, 9, 8).at[3, 4, 0].set(1.0)
@@ -169,7 +169,7 @@ def test_a_dead_cell_beside_the_living_decides_who_lives(engine):
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_turned_perception_grows_a_turned_pattern(engine, turns):
     run = load_run("lizard")
-    engine.load(demo.record(run), 24, 24)
+    engine.load(demo.describe(run), 24, 24)
     state = np.zeros((24, 24, 8), np.float32)
     state[9:12, 10:14] = 1.0  # off centre, so that a turn is seen
     fires = np.asarray(fire_schedule(jax.random.key(1), 10, 24, 24, "bernoulli"))
@@ -183,7 +183,7 @@ def test_turned_perception_grows_a_turned_pattern(engine, turns):
 
 
 def test_seeds_erasure_and_channels_are_those_of_the_library(engine):
-    engine.load(demo.record("lizard"), 9, 14)
+    engine.load(demo.describe("lizard"), 9, 14)
 
     def cells():
         return engine.numbers("state.cells").reshape(9, 14, 8)
@@ -221,7 +221,7 @@ def test_weights_survive_the_journey(engine, dtype):
     values = np.random.default_rng(0).normal(size=sum(SIZES)).astype(np.float32)
     values[: len(special)] = special
     _, params = rule_of(np.split(values, np.cumsum(SIZES)[:-1]))
-    description = demo.record(params, config=POCKET, dtype=dtype)
+    description = demo.describe(params, config=POCKET, dtype=dtype)
     engine.load(description, 8, 8)
     names = ("hiddenKernel", "hiddenBias", "outputKernel", "outputBias")
     found = np.concatenate([engine.numbers(f"model.{name}") for name in names])
@@ -244,9 +244,9 @@ def test_files_are_small_and_always_the_same(engine, tmp_path, name):
 
 def test_bare_weights_need_their_configuration(engine):
     run = load_run("heart")
-    own = demo.record(run.params, config=run.config, name="mine", title="My heart")
-    assert own == demo.record(run) | {"name": "mine", "title": "My heart"}
-    assert demo.record(run.folder) == demo.record("heart")
+    own = demo.describe(run.params, config=run.config, name="mine", title="My heart")
+    assert own == demo.describe(run) | {"name": "mine", "title": "My heart"}
+    assert demo.describe(run.folder) == demo.describe("heart")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_what_the_page_could_not_use_is_not_written(changes, options, message):
     if (more := changes.get("params")) is not None:
         changes = {"params": jax.tree.map(lambda leaf: leaf + more, run.params)}
     with pytest.raises(ValueError, match=message):
-        demo.record(run._replace(**changes), **options)
+        demo.describe(run._replace(**changes), **options)
 
 
 def test_a_grid_has_room_for_pairs_of_cells():
@@ -316,7 +316,7 @@ def with_nan(record):
     ],
 )
 def test_bad_or_foreign_weights_are_refused_in_words(engine, change, named):
-    bad = json.dumps(change(demo.record("lizard")))
+    bad = json.dumps(change(demo.describe("lizard")))
     with pytest.raises(JSEvalException, match=f"These weights cannot be used: .*{named}"):
         engine.v8.eval(f"NCA.decode({bad})")
 

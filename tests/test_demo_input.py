@@ -24,7 +24,7 @@ from nca_lib.show import page as demo
 
 NUMBER = int(os.environ.get("FUZZ_DEMO", "3000"))  # inputs, a tenth of them links
 DEMO_EXTENSION = load_script("book/_ext/demo.py")
-RECORD = {key: json.dumps(value) for key, value in demo.record("lizard").items()}
+RECORD = {key: json.dumps(value) for key, value in demo.describe("lizard").items()}
 MEGABYTES = 64  # more than the largest rule needs, less than any phone has
 
 # Values in JavaScript: what JSON can say, and what else a script may hand over.

@@ -124,6 +124,6 @@ def test_training_by_a_stand_in_is_measured_without_it(tmp_path):
     run = load_run(train(config, tmp_path / "run"))
     assert run.config == config
     assert run.info["rule"] != "growing" and run.info["empty_loss"] == 8
-    assert set(np.unique(np.asarray(run.grow(jax.random.key(0))))) <= {0, 1}
+    assert set(np.unique(np.asarray(run.frames(jax.random.key(0))))) <= {0, 1}
     measured = run.evaluate(keys=2)
     assert (measured * 2 == np.round(measured * 2)).all()  # whole columns, over two steps

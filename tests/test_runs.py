@@ -108,7 +108,7 @@ def test_the_regenerating_lizard_grows_back(wound):
 
     def heal(key):
         key_grow, key_heal = jax.random.split(key)
-        state = jnp.where(erased[..., None], 0.0, run.grow(key_grow)[-1])
+        state = jnp.where(erased[..., None], 0.0, run.frames(key_grow)[-1])
         fires = run.task.fires(key_heal, 3 * run.config.num_steps)
         states = record(run.task.merge(run.params), state, fires)
         return mse(states, jnp.asarray(run.target))
@@ -126,7 +126,7 @@ EMOJI = [name for name in list_runs() if load_run(name).config.emoji not in ("",
 def test_other_emoji_can_be_told_from_all_that_are_bundled(name):
     run = load_run(name)
     assert run.evaluate(keys=8).mean() <= 0.23 * empty_loss(run.target)
-    grown = run.grow(jax.random.key(0))[-1]
+    grown = run.frames(jax.random.key(0))[-1]
     size, padding = run.config.size, run.config.padding
     losses = {e: float(mse(grown, load_emoji(e, size, padding))) for e in list_emoji()}
     nearest = min(losses, key=losses.get)  # a heart may or may not ask for colour by U+FE0F
@@ -145,7 +145,7 @@ def test_an_own_run_loads_alike(own):
     run = load_run(own)
     assert run.config == load_run(str(own)).config == TINY
     assert run.target.shape == (10, 10, 4)
-    assert run.grow(jax.random.key(0)).shape == (7, 10, 10, 8)
+    assert run.frames(jax.random.key(0)).shape == (7, 10, 10, 8)
     assert run.evaluate(keys=3).shape == (3,)
     assert not np.array_equal(run.evaluate(keys=2), run.evaluate(keys=2, factor=3))
     np.testing.assert_allclose(run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5)

@@ -154,7 +154,7 @@ def test_target_explorer_follows_its_knobs_and_says_what_the_library_says():
 
 
 def test_perception_explorer_turns_the_kernels(run):
-    state = run.grow(jax.random.key(0))[-1]
+    state = run.frames(jax.random.key(0))[-1]
     box = widgets.perception_explorer(state)
     seen = np.asarray(perceive(state))[..., -1]  # the alpha through the last kernel
     for rotation, kernel in ((0, KERNELS[..., 2]), (180, -KERNELS[..., 2]), (90, -KERNELS[..., 1])):
@@ -171,7 +171,7 @@ def test_perception_explorer_turns_the_kernels(run):
 
 
 def test_step_explorer_shows_the_numbers_of_the_step(run):
-    state = run.grow(jax.random.key(0))[-1]
+    state = run.frames(jax.random.key(0))[-1]
     model, mask = run.task.merge(run.params), jax.random.bernoulli(jax.random.key(1), 0.5, (32, 32))
     box, after = widgets.step_explorer(model, state, mask), model(state, mask)
     for row, column in ((16, 16), (0, 31), (12, 9)):
@@ -199,7 +199,7 @@ def test_step_explorer_shows_the_numbers_of_the_step(run):
 
 def test_loss_explorer_moves_the_window(run):
     box = widgets.loss_explorer(run, side=5)
-    curve = mse(run.grow(jax.random.key(0), 128), run.target)
+    curve = mse(run.frames(jax.random.key(0), 128), run.target)
     for width, end in ((8, 32), (1, 100), (32, 40)):
         turn(box, end=end, width=width)
         mean = float(curve[end - width + 1 : end + 1].mean())
@@ -214,7 +214,7 @@ def test_loss_explorer_shows_life_death_and_explosion(run):
     _, plane, grown = pictures(box)
     colours = {tuple(c) for c in plane[0].reshape(-1, 3)}
     assert {(213, 94, 0), (128, 128, 128), (255, 255, 255)} <= colours and len(colours) > 20
-    expected = images.to_rgb(run.grow(jax.random.key(0))[-1])
+    expected = images.to_rgb(run.frames(jax.random.key(0))[-1])
     np.testing.assert_allclose(grown[0], expected, atol=2)
     turn(box, way=0.0)  # untrained: the seed stays a seed
     np.testing.assert_array_equal(pictures(box)[2][0], images.to_rgb(run.task.start))
@@ -235,7 +235,7 @@ def test_growth_player_scrubs_and_wounds(run):
     box = widgets.growth_player(run)
     turn(box, lives=1)
     assert messages(box)  # it compiles
-    states = run.grow(jax.random.split(jax.random.key(0), 1)[0], 64)
+    states = run.frames(jax.random.split(jax.random.key(0), 1)[0], 64)
     for step in (0, 7, 31):
         turn(box, step=step)
         np.testing.assert_allclose(pictures(box)[0][0], images.to_rgb(states[step]), atol=2)
@@ -523,7 +523,7 @@ def test_as_on_colab_clicks_are_handled_between_pieces_and_cells_wait_until_the_
 
 
 def stills(run):
-    state, model = run.grow(jax.random.key(0))[-1], run.task.merge(run.params)
+    state, model = run.frames(jax.random.key(0))[-1], run.task.merge(run.params)
     yield "01_dataset", widgets.target_explorer()
     yield "02_architecture", widgets.perception_explorer(state)
     yield "02_architecture", widgets.step_explorer(model, state, np.ones((32, 32), bool))

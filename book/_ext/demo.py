@@ -11,7 +11,7 @@ import jax
 
 from nca_lib import list_runs, load_run
 from nca_lib.lab.checkpoint import write_atomic
-from nca_lib.show.page import DEMO, FORMAT, SCRIPTS, record, script, to_json
+from nca_lib.show.page import DEMO, FORMAT, SCRIPTS, describe, script, to_json
 
 LARGE = 4_000  # weights; a rule that has more goes into the book as float16
 # Runs to be seen side by side in the playground.
@@ -26,7 +26,7 @@ def shipped_records() -> list[dict]:
     shipped = [run for run in map(load_run, list_runs()) if run.config.goal == "target"]
     shipped = [run for run in shipped if run.config.cells == "smooth"]
     kinds = ["float16" if run.info["parameters"] > LARGE else "float32" for run in shipped]
-    return [record(run, dtype=kind) for run, kind in zip(shipped, kinds, strict=True)]
+    return [describe(run, dtype=kind) for run, kind in zip(shipped, kinds, strict=True)]
 
 
 def catalogue(records: list[dict]) -> list[dict]:

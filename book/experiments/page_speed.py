@@ -38,7 +38,7 @@ def measure_rule(tab, name: str, grid: int, seeds: int) -> float:
     """The rule by itself."""
     nca = (page.DEMO / "nca.js").read_text(encoding="utf-8")
     tab.goto("about:blank")
-    tab.add_script_tag(content=f"{nca}{page.script(page.record(name))}")
+    tab.add_script_tag(content=f"{nca}{page.script(page.describe(name))}")
     return tab.evaluate(MEASURE, [grid, seeds, WARM, STEPS])
 
 

@@ -82,7 +82,7 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
     if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
         raise ValueError(f"only must name some of {NAMES}, got {only!r}")
-    needed, free = memory_needed(config, only), free_memory()
+    needed, free = memory_side_by_side(config, only), free_memory()
     free *= jax.local_device_count() if jax.default_backend() == "cpu" else 1
     if needed > free:
         raise ValueError(
@@ -138,7 +138,7 @@ def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], 
     return running, skipped, peaks
 
 
-def memory_needed(config: Config, only: Sequence[str]) -> int:
+def memory_side_by_side(config: Config, only: Sequence[str]) -> int:
     """Estimate what the least thrifty implementation holds at once.
 
     Args:

@@ -220,7 +220,7 @@ class Run(NamedTuple):
         """The picture it was trained to grow, (H, W, 4) float32 in [0, 1]."""
         return self.task.target
 
-    def grow(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
+    def frames(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow it once and return every state.
 
         Explained in chapter 5, "Eight lizards".

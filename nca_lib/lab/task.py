@@ -144,30 +144,30 @@ class Task(NamedTuple):
         usable = (start[..., -1].max() > self.config.alive_threshold) & (jnp.abs(start).max() < 100)
         return jnp.where(usable, start, self.start), self.fires(key_fires)
 
-    def fitness(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Grow from a prepared start and measure: what evolution minimises.
 
         Args:
             params: weights of one member.
-            luck: from `prepare`.
+            shared: from `prepare`.
 
         Returns:
             float32 scalar.
         """
         reach = 0 if self.config.age == 0 else None
-        return self.judge(params, *luck, reach, self.config.overflow)[0]
+        return self.judge(params, *shared, reach, self.config.overflow)[0]
 
-    def look(self, params: Any, luck: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+    def look(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         """Grow from a prepared start and see what the layers see.
 
         Args:
             params: weights.
-            luck: from `prepare`.
+            shared: from `prepare`.
 
         Returns:
             The second moments of each layer by name, (inputs + 1, inputs + 1) float32.
         """
-        return second_moments(self.merge(params), *luck)
+        return second_moments(self.merge(params), *shared)
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow once and keep every state.

@@ -298,16 +298,16 @@ def _enable(buttons: Sequence, others: Sequence, running: bool, begun: bool) -> 
 
 def _frames(side: Run | Training) -> np.ndarray:
     """What it grows, as pixels (T + 1, H, W, 3)."""
-    return images.to_rgb(side.grow(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
+    return images.to_rgb(side.frames(jax.random.key(FRESH)), premultiplied=side.config.premultiply)
 
 
 def _layers(side: Run | Training) -> str:
     """Of each layer the sigma, and how much of what its cells see is independent."""
-    luck = side.task.start, side.task.fires(jax.random.key(FRESH))
+    shared = side.task.start, side.task.fires(jax.random.key(FRESH))
     if isinstance(side, Run):
-        std, seen = side.info["std"], side.task.look(side.params, luck)
+        std, seen = side.info["std"], side.task.look(side.params, shared)
     else:
-        std, seen = side.std(), side.look(side.weights, luck)
+        std, seen = side.std(), side.look(side.weights, shared)
     parts = []
     for name, moment in seen.items():
         if f"{name}.kernel" in std and jnp.isfinite(moment).all():

@@ -31,7 +31,7 @@ ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
 DTYPES = ("float32", "float16")
 
 
-def record(
+def describe(
     run: Run | str | Path | Any,
     *,
     config: Config | None = None,
@@ -59,7 +59,7 @@ def record(
             not fit into float16; a bad name, title or dtype.
 
     Example:
-        >>> record("lizard", dtype="float16")["hidden"]
+        >>> describe("lizard", dtype="float16")["hidden"]
         32
     """
     if dtype not in DTYPES:
@@ -133,15 +133,15 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
     """Write a small script that hands a rule's weights to the demo.
 
     Args:
-        run: see `record`.
+        run: see `describe`.
         path: file to write, ending in .js; its folder must exist.
-        **options: of `record`.
+        **options: of `describe`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: see `record`, or the file does not end in .js.
+        ValueError: see `describe`, or the file does not end in .js.
 
     Example:
         >>> export("lizard", "lizard.js")
@@ -150,7 +150,7 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
     if not isinstance(path, str | os.PathLike) or Path(path).suffix != ".js":
         raise ValueError(f"path must end in .js, got {path!r}")
     path = Path(path)
-    write_atomic(path, script(record(run, **options)).encode())
+    write_atomic(path, script(describe(run, **options)).encode())
     return path
 
 
@@ -158,7 +158,7 @@ def script(description: dict) -> str:
     """Put a record into the script that registers it; safe to stand inside an HTML page.
 
     Args:
-        description: from `record`.
+        description: from `describe`.
 
     Returns:
         JavaScript, in ASCII.
@@ -180,18 +180,18 @@ def show(
     Where scripts may not run, such as on GitHub, the run's last picture is seen in its place.
 
     Args:
-        run: see `record`.
+        run: see `describe`.
         grid: side of the grid in cells, a multiple of 8 from 16 to 128.
         seeds: cells that it starts from, 1 to 9, evenly spaced.
         speed: steps per second, 1 to 240.
         controls: whether to show every control of the playground.
-        **options: of `record`.
+        **options: of `describe`.
 
     Returns:
         HTML, to be the last value of a notebook cell.
 
     Raises:
-        ValueError: a number out of range, or see `record`.
+        ValueError: a number out of range, or see `describe`.
 
     Example:
         >>> show("lizard-regenerating")
@@ -204,7 +204,7 @@ def show(
     if grid % 8:
         raise ValueError(f"grid must be a multiple of 8, got {grid}")
     run = load_run(run) if isinstance(run, str | Path) else run
-    description = record(run, **options)
+    description = describe(run, **options)
     still = _still(description, run.folder if isinstance(run, Run) else None)
     everything = ' data-controls="all"' if controls else ""
     # Within a function, so that two outputs of one page, of two versions even, do not meet.

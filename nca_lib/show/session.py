@@ -31,7 +31,7 @@ class Training:
     """A rule in training, a piece at a time: what the dashboard and the duel drive.
 
     It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
-    Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and a `grow`.
+    Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and `frames`.
 
     Explained in chapter 4, "Turn the knobs".
 
@@ -55,7 +55,7 @@ class Training:
         rest = dataclasses.replace(config, generations=config.generations - self.done)
         self.trainer = make_trainer(self.task._replace(config=rest))
         self.state = self.trainer[0].init(run_keys(config.seed)[0], self.weights)
-        self.measure, self.frames = make_measure(self.task), jax.jit(self.task.frames)
+        self.measure, self._frames = make_measure(self.task), jax.jit(self.task.frames)
         self.look, self.rows = jax.jit(self.task.look), None
 
     @property
@@ -117,9 +117,9 @@ class Training:
             did = self.done - before["generation"]
             count = max(1, min(int(did * self.seconds_a_piece / took), 4 * did))
 
-    def grow(self, key: jax.Array) -> jax.Array:
+    def frames(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
-        return self.frames(self.weights, key)
+        return self._frames(self.weights, key)
 
     def std(self) -> dict[str, float]:
         """Average the noise scale over each array of weights, by name, as in `run.json`."""

@@ -198,7 +198,7 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
     live = _make_live(run)
-    curve = np.asarray(mse(run.grow(jax.random.key(0), 4 * T), jnp.asarray(run.target)))
+    curve = np.asarray(mse(run.frames(jax.random.key(0), 4 * T), jnp.asarray(run.target)))
 
     @functools.lru_cache(maxsize=4)
     def landscape(direction, reach):
