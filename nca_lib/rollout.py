@@ -80,7 +80,9 @@ def stages(
     return plan + [(step, num_steps, 0)] * (step < num_steps)
 
 
-def crop_fires(fires: Fires, width: int, margin: int) -> Int32[Array, "T n"] | Bool[Array, "T h w"]:
+def _crop_fires(
+    fires: Fires, width: int, margin: int
+) -> Int32[Array, "T n"] | Bool[Array, "T h w"]:
     """Restrict a fire schedule to the grid without `margin` cells on each side (both even)."""
     if margin == 0:
         return fires
@@ -91,7 +93,7 @@ def crop_fires(fires: Fires, width: int, margin: int) -> Int32[Array, "T n"] | B
     return (row * (width - 2 * margin) + column).reshape(len(fires), -1)
 
 
-def check_fires(state: State, fires: Fires) -> None:
+def _check_fires(state: State, fires: Fires) -> None:
     """Refuse a schedule that was drawn for another grid: its indices would be lost in silence."""
     height, width, _ = state.shape
     if fires.shape[1:] != ((height, width) if fires.dtype == bool else (height * width // 2,)):
@@ -120,7 +122,7 @@ def grow_and_measure(
     Raises:
         ValueError: the fires are of another grid.
     """
-    check_fires(state, fires)
+    _check_fires(state, fires)
     height, width, _ = state.shape
     total = jnp.float32(0.0)
     for first, last, margin in stages(height, width, len(fires), reach):
@@ -132,7 +134,7 @@ def grow_and_measure(
             return (inner, total + measure(jnp.pad(inner, border))), None
 
         inner = state[margin : height - margin, margin : width - margin]
-        schedule = crop_fires(fires[first:last], width, margin)
+        schedule = _crop_fires(fires[first:last], width, margin)
         (inner, total), _ = jax.lax.scan(step, (inner, total), schedule)
         state = jnp.pad(inner, border)
     return state, total
@@ -152,7 +154,7 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     A ValueError says that the fires are of another grid, or the record would be larger than
     `nca_lib.model.MAX_ELEMENTS`. Explained in chapter 3, "A life, step by step".
     """
-    check_fires(state, fires)
+    _check_fires(state, fires)
     if (len(fires) + 1) * state.size > MAX_ELEMENTS:
         raise ValueError(f"{len(fires)} steps of {state.shape} are too many to be kept")
 

@@ -82,7 +82,7 @@ def load_emoji(
     """
     if not isinstance(emoji, str) or emoji.isascii() or len(emoji) > MAX_EMOJI:
         raise ValueError(f"emoji must be a string of one emoji, got {emoji!r}")
-    check_layout(size, padding, premultiply)
+    _check_layout(size, padding, premultiply)
     path = _noto_path(emoji)
     bundled = DATA / Path(path).name
     try:
@@ -123,7 +123,7 @@ def load_image(
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path must be the path of an image file, got {path!r}")
-    check_layout(size, padding, premultiply)
+    _check_layout(size, padding, premultiply)
     try:
         image = _read(path)
     except (OSError, ValueError) as error:
@@ -131,7 +131,7 @@ def load_image(
     return _to_target(image, size, padding, premultiply)
 
 
-def check_layout(size: int, padding: int, premultiply: bool) -> None:
+def _check_layout(size: int, padding: int, premultiply: bool) -> None:
     """Refuse what no target can look like.
 
     Args:

@@ -324,7 +324,7 @@ def only_checked(monkeypatch):
         make_trainer(make_task(config), chunk)
 
     monkeypatch.setattr(nca_lib.train, "train", prepare)
-    monkeypatch.setattr(benchmark, "warm_up", lambda config, only: ({}, {}, {}))
+    monkeypatch.setattr(benchmark, "_warm_up", lambda config, only: ({}, {}, {}))
     monkeypatch.setattr(benchmark, "matmul_flops_per_second", lambda config: 1.0)
 
 

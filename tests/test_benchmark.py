@@ -105,9 +105,9 @@ def test_a_generation_of_the_reference_scores_what_plain_scores(report, monkeypa
         pytest.skip(report["skipped"]["reference"])
     task = small_task(std=0.3, step_size=2.0)  # CAX gets half of it, as its dropout doubles
     once, always, key = small_task(step_size=1.0), jnp.ones((7, 12, 12), bool), jax.random.key(1)
-    system = benchmark.reference_system(task.config)
+    system = benchmark._reference_system(task.config)
     system.update.dropout.rate = 0.0
-    monkeypatch.setattr(benchmark, "reference_system", lambda config: system)
+    monkeypatch.setattr(benchmark, "_reference_system", lambda config: system)
     generation, key_ask = benchmark.make_reference(task), jax.random.split(key, 4)[1]
     check_generation(*generation, key, key_ask, lambda weights: plain_loss(weights, always, once))
 

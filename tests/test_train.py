@@ -19,7 +19,7 @@ from nca_lib import evolution
 from nca_lib.evolution import make_evolve
 from nca_lib.lab import checkpoint, images, loop, machine, runs
 from nca_lib.lab.config import PRESETS, Config
-from nca_lib.lab.loop import check_alive, log_points, train
+from nca_lib.lab.loop import _check_alive, log_points, train
 from nca_lib.lab.machine import describe_device, describe_machine, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, load_run
 from nca_lib.lab.task import make_measure, make_strategy, make_task
@@ -301,11 +301,11 @@ def test_dead_and_exploded_populations_are_told_apart():
     healthy = {"nonfinite": 4, "fitness_median": 0.04, "tied": 8}
     dead = {"nonfinite": 4, "fitness_median": 0.05, "tied": 5}
     for metrics in (healthy, dead | {"tied": 4}):  # the latter by chance
-        check_alive(metrics, population=8, dead_loss=0.05, generation=3)
+        _check_alive(metrics, population=8, dead_loss=0.05, generation=3)
     with pytest.raises(FloatingPointError, match="generation 3: 5 of 8 members"):
-        check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05, generation=3)
+        _check_alive(healthy | {"nonfinite": 5}, population=8, dead_loss=0.05, generation=3)
     with pytest.raises(RuntimeError, match="generation 3: most members died"):
-        check_alive(dead, population=8, dead_loss=0.05, generation=3)
+        _check_alive(dead, population=8, dead_loss=0.05, generation=3)
 
 
 AGED = dataclasses.replace(TINY, age=40, damage=0.5, overflow=0.1)

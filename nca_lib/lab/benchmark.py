@@ -82,14 +82,14 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
     if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
         raise ValueError(f"only must name some of {NAMES}, got {only!r}")
-    needed, free = memory_side_by_side(config, only), free_memory()
+    needed, free = _memory_side_by_side(config, only), free_memory()
     free *= jax.local_device_count() if jax.default_backend() == "cpu" else 1
     if needed > free:
         raise ValueError(
             f"a population of {config.population} needs about {needed / 1e9:.2g} GB side by side, "
             f"and {free / 1e9:.2g} GB are free"
         )
-    running, skipped, peaks = warm_up(config, only)
+    running, skipped, peaks = _warm_up(config, only)
     seconds = {name: [] for name in running}
     for number in range(repeats):
         key = jax.block_until_ready(jax.random.key(2 + number))
@@ -108,7 +108,7 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
     return report | rates(config, seconds, matmul_flops_per_second(config))
 
 
-def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
+def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
     """Compile each implementation by running two generations, leanest first.
 
     Two, since the reference compiles twice: its first generation leaves the whole population in
@@ -138,7 +138,7 @@ def warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], 
     return running, skipped, peaks
 
 
-def memory_side_by_side(config: Config, only: Sequence[str]) -> int:
+def _memory_side_by_side(config: Config, only: Sequence[str]) -> int:
     """Estimate what the least thrifty implementation holds at once.
 
     Args:
@@ -361,7 +361,7 @@ def make_plain(task: Task) -> tuple[Generation, Any]:
     return generation, strategy.init(jax.random.key(0), weights)
 
 
-def reference_system(config: Config) -> nnx.Module:
+def _reference_system(config: Config) -> nnx.Module:
     """Make the notebook's automaton, from the same parts of CAX.
 
     Args:
@@ -412,11 +412,11 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
         As of `make_ours`.
 
     Raises:
-        ImportError: see `reference_system`.
+        ImportError: see `_reference_system`.
     """
     from evosax.algorithms import Open_ES
 
-    config, system = task.config, reference_system(task.config)
+    config, system = task.config, _reference_system(task.config)
     trained = nnx.All(nnx.Param, nnx.PathContains("update"))
     solution, std = nnx.state(system, trained), optax.constant_schedule(config.std)
     optimizer = optax.adam(config.learning_rate)

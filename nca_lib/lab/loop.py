@@ -66,7 +66,7 @@ def run(
         state, metrics = evolve(state, key, last["generation"], count)
         loss = float(measure(strategy.mean(state), keys).mean())
         if config.age == 0 or not loss < dead_loss:  # else it may be one bad start
-            check_alive(metrics, config.population, dead_loss, point)
+            _check_alive(metrics, config.population, dead_loss, point)
         last = {
             "generation": point,
             "rollouts": last["rollouts"] + count * config.population,
@@ -77,7 +77,7 @@ def run(
         yield state, last
 
 
-def check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
+def _check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
     """Stop a run that cannot recover.
 
     Explained in chapter 4, "What goes wrong".
