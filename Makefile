@@ -29,7 +29,7 @@ unexport JUPYTER_PATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book runs study queue surrogates faults serve test test-lowest test-colab colab dist links audit lint format lock clean distclean
+.PHONY: help install book runs study queue surrogates faults serve test test-lowest test-runs test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.13)
 	mkdir -p _build
 	{ sed -E 's/>=([^,]+).*/==\1/' requirements.txt; echo 'pyparsing==3.2.0'; } > _build/lowest.txt
 	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=_build/lowest.txt PACKAGE=.
+
+test-runs: $(INSTALLED)  ## begin every shipped run anew; `make test` takes three, others every day
+	ALL_RUNS=1 $(BIN)/python -m pytest tests/test_runs.py $(ARGS)
 
 test-colab: $(INSTALLED)  ## run two chapters as on Colab, from the network, in an environment of their own
 	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py $(ARGS)
