@@ -40,6 +40,14 @@ def link_chapters(app, what, name, obj, options, lines):
     lines[:] = POINTER.sub(link, "\n".join(lines)).split("\n")
 
 
+def list_fields(app, what, name, obj, options, lines):
+    """List the fields of a configuration; what each means stands in its metadata."""
+    if what == "class" and dataclasses.is_dataclass(obj):
+        for field in dataclasses.fields(obj):
+            lines += ["", f".. py:attribute:: {field.name}", f"   :type: {field.type.__name__}"]
+            lines += [f"   :value: {field.default!r}", "", f"   {field.metadata['help']}"]
+
+
 def label_sections(app, doctree):
     """Give each section of a chapter a label to link to: its page and its heading."""
     labels = app.env.get_domain("std").anonlabels
@@ -74,6 +82,7 @@ def source_signature(app, what, name, obj, options, signature, returns):
 def setup(app):
     """Hook for Sphinx."""
     app.connect("autodoc-process-docstring", link_chapters)
+    app.connect("autodoc-process-docstring", list_fields)
     app.connect("autodoc-process-signature", source_signature)
     app.connect("doctree-read", label_sections)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

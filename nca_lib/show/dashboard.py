@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets
@@ -21,6 +21,7 @@ from nca_lib.lab.config import FRESH, PRESETS, Config
 from nca_lib.lab.runs import HISTORY, Run
 from nca_lib.show import figures
 from nca_lib.show.knobs import (
+    button_for,
     figure_of,
     is_static,
     make_knobs,
@@ -107,7 +108,7 @@ def evolution_dashboard(
             message.value = notice(f"Saved. To read it: nca_lib.load_run({where.value!r})")
 
     made, message = make_knobs(knobs, changed), ipywidgets.HTML()
-    keep = _button("Save", save)
+    keep = button_for("Save", save)
     where = ipywidgets.Text(folder, description="to folder")
     return _trainer(sides, made, message, begin, show, losses, [keep, where])
 
@@ -224,17 +225,14 @@ def _trainer(
     compiling, pieces, limit = notice("Compiling: some seconds."), itertools.count(), 0.0
     picture, curve = ipywidgets.HTML(), ipywidgets.HTML()
 
-    def unfinished():
-        return _unfinished(sides.values(), limit)
-
     def piece():
-        min(unfinished(), key=lambda side: side.seconds).advance(PIECE / len(sides))
+        min(_unfinished(sides, limit), key=lambda side: side.seconds).advance(PIECE / len(sides))
         if message.value == compiling:
             message.value = ""
         picture.value = show(sides, False)
         if next(pieces) % 6 == 0:  # it takes long
             curve.value = losses(sides)
-        return bool(unfinished())
+        return bool(_unfinished(sides, limit))
 
     def ended(error):
         picture.value, curve.value = show(sides, True), losses(sides)
@@ -245,12 +243,10 @@ def _trainer(
         nonlocal limit
         with refusals(message):
             Loop.stop_running()
-            message.value, old = compiling, dict(sides)
-            limit = begin()
-            if not unfinished():
+            old, limit = dict(sides), begin()
+            if not _unfinished(sides, limit):
                 raise ValueError("all sides have had their time: raise the seconds, or Reset")
-            if sides == old:
-                message.value = ""
+            message.value = "" if sides == old else compiling
             enable(running=True, begun=True)
             picture.value = show(sides, False)
             loop.start()
@@ -265,25 +261,18 @@ def _trainer(
         message.value = picture.value = curve.value = ""
 
     loop = Loop(piece, ended)
-    buttons = [_button(*named) for named in (("Start", run), ("Pause", stop), ("Reset", forget))]
+    buttons = [button_for(*named) for named in (("Start", run), ("Pause", stop), ("Reset", forget))]
     enable = functools.partial(_enable, buttons, others)
     enable(running=False, begun=False)
-    box = ipywidgets.VBox(
-        [row_of(knobs.values()), row_of([*buttons, *others]), message, picture, curve]
-    )
+    rows = [row_of(knobs.values()), row_of([*buttons, *others])]
+    box = ipywidgets.VBox([*rows, message, picture, curve])
     box.observe(lambda _: loop.stop(), "comm")  # it changes when the box is closed
     return box
 
 
-def _button(name: str, click: Callable) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=name)
-    button.on_click(click)
-    return button
-
-
-def _unfinished(sides: Iterable[Training], limit: float) -> list[Training]:
+def _unfinished(sides: Mapping[str, Training], limit: float) -> list[Training]:
     """Those that have time left, in seconds, and generations."""
-    rest = [side for side in sides if side.seconds < limit]
+    rest = [side for side in sides.values() if side.seconds < limit]
     return [side for side in rest if side.done < side.config.generations]
 
 

@@ -88,6 +88,13 @@ def make_knobs(knobs: Mapping[str, tuple], changed: Callable) -> dict[str, ipywi
     return made
 
 
+def button_for(name: str, click: Callable) -> ipywidgets.Button:
+    """A button, and what a click does."""
+    button = ipywidgets.Button(description=name)
+    button.on_click(click)
+    return button
+
+
 def row_of(widgets: Iterable[ipywidgets.Widget]) -> ipywidgets.HBox:
     """Lay widgets in a row that wraps."""
     return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap"))

@@ -32,6 +32,7 @@ from nca_lib.rollout import disc, half, record
 from nca_lib.show import figures
 from nca_lib.show.knobs import (
     base64_of,
+    button_for,
     explorer,
     figure_of,
     heat,
@@ -341,9 +342,7 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
         play = ipywidgets.Play(min=0, max=2 * T, interval=100)
         ipywidgets.jslink((play, "value"), (knobs["step"], "value"))
         ipywidgets.dlink((knobs["steps"], "value"), (play, "max"))
-        export = ipywidgets.Button(description="Export clip")
-        export.on_click(lambda _: save(knobs, message))
-        return [play, export]
+        return [play, button_for("Export clip", lambda _: save(knobs, message))]
 
     def save(knobs, message):
         with refusals(message):
