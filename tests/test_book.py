@@ -237,7 +237,8 @@ def test_widgets_are_pictures(page):
     text = (HTML / page).read_text(encoding="utf-8")
     source = (ROOT / page).with_suffix(".ipynb")
     cells = json.loads(source.read_text(encoding="utf-8"))["cells"] if source.exists() else []
-    calls = [line for cell in cells for line in cell["source"] if line.startswith("widgets.")]
+    names = ("widgets.", "evolution_dashboard(", "duel(")
+    calls = [line for cell in cells for line in cell["source"] if line.startswith(names)]
     assert text.count('<figure class="nca-widget"') == len(calls)
     assert not re.search(r"jupyter-widgets|vnd\.jupyter\.widget|require\.?js", text, re.I)
 
