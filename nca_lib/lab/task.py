@@ -49,14 +49,9 @@ class Task(NamedTuple):
     measure: Callable[[jax.Array], jax.Array]  #: state -> float32 scalar, lower is better
 
     def fires(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
-        """Draw fire masks for a rollout.
+        """Draw fire masks for so many steps, by default the configured number.
 
-        Args:
-            key: random key.
-            num_steps: T; default the configured length.
-
-        Returns:
-            See `nca_lib.rollout.fire_schedule`.
+        See `nca_lib.rollout.fire_schedule`.
         """
         height, width, _ = self.start.shape
         num_steps = self.config.num_steps if num_steps is None else num_steps
