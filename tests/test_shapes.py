@@ -9,9 +9,9 @@ HOOK = """
 import dataclasses
 from jaxtyping import TypeCheckError, install_import_hook
 with install_import_hook("nca_lib", "beartype.beartype"):
-    from nca_lib import backprop, benchmark, evolution, loss, model, rollout
-    from nca_lib.lab import goals, loop, runs, task
-    from nca_lib.train import PRESETS, Config
+    from nca_lib import evolution, loss, model, rollout
+    from nca_lib.lab import goals, loop, task
+    from nca_lib.train import PRESETS
 import jax
 import jax.numpy as jnp
 small = {"size": 6, "num_steps": 4, "window": 2, "population": 4, "generations": 2}

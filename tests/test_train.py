@@ -12,6 +12,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from faults import following
 from PIL import Image
 
 import nca_lib.train
@@ -38,16 +39,14 @@ def read_history(folder):
         return list(csv.DictReader(file))
 
 
-def press_ctrl_c(monkeypatch, generation):
-    """Interrupt trainings when so many generations are done."""
+def ctrl_c_at(generation):
+    """Within, trainings are interrupted when so many generations are done."""
 
-    def rows(*arguments, run=loop.run):
-        for state, row in run(*arguments):
-            yield state, row
-            if row["generation"] == generation:
-                raise KeyboardInterrupt
+    def press(row):
+        if row["generation"] == generation:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "run", rows)
+    return following(press)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +154,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     monkeypatch.setattr(evolution, "LOOK", 4)  # generation 11 lies between two looks
     config, cut = dataclasses.replace(TINY, **changes), tmp_path / "cut"
     whole = train(config, tmp_path / "whole")
-    press_ctrl_c(monkeypatch, 11)
-    with pytest.raises(KeyboardInterrupt):
+    with ctrl_c_at(11), pytest.raises(KeyboardInterrupt):
         train(config, cut, command="python -m x --out cut")
     assert "generation 11. To go on: python -m x --out cut --resume" in capsys.readouterr().out
     assert not (cut / "run.json").exists()

@@ -5,14 +5,15 @@ import math
 from pathlib import Path
 
 from nca_lib.backprop import POOL
+from nca_lib.evolution import open_es, pgpe, whitened
 from nca_lib.lab.goals import GOALS, SURROGATES, WORLD
-from nca_lib.model import MAX_ELEMENTS
+from nca_lib.model import MAX_ELEMENTS, PRECISIONS
 from nca_lib.rollout import MASKS
 from nca_lib.target import MAX_PADDING, MAX_SIZE
 
 SHIPPED = Path(__file__).parents[1] / "data" / "runs"  # the runs that come with the package
 FRESH = 1_000_003  # seed of keys that no training draws, for final losses and pictures
-STRATEGIES = ("whitened", "pgpe", "open_es", "backprop")
+STRATEGIES = {"whitened": whitened, "pgpe": pgpe, "open_es": open_es}  # those that evolve
 CELLS = ("smooth", "ifs", "digital")
 KINDS = {int: "an int", float: "a finite number", bool: "true or false", str: "a string"}
 
@@ -40,7 +41,7 @@ class Config:
     step_size: float = _field(1.0, "factor on every update; 2 is inverted dropout", 1e-6, 1e6)
     alive_threshold: float = _field(0.1, "alpha above which a cell is mature", 0.0, 0.999)
     mask: str = _field("paired", "which cells fire", choices=MASKS)
-    precision: str = _field("float32", "of the dense layers: float32, tf32 or bfloat16")
+    precision: str = _field("float32", "of the dense layers", choices=tuple(PRECISIONS))
     num_steps: int = _field(32, "steps of growth", 1, 1_000_000)
     window: int = _field(8, "last steps over which the loss is averaged", 1, 1_000_000)
     population: int = _field(64, "rollouts per generation; evolution wants pairs", 1, 1_000_000)
@@ -49,7 +50,7 @@ class Config:
         "pgpe learns a sigma for every weight; whitened does so for noise that is shaped by what "
         "the cells see; open_es keeps one sigma for all; backprop follows the gradient (no sigma, "
         "a generation is a step, the population a batch)",
-        choices=STRATEGIES,
+        choices=(*STRATEGIES, "backprop"),
     )
     std: float = _field(
         0.03,

@@ -78,8 +78,8 @@ def to_rgb(
     rgb, alpha = _split(state)
     behind = _numbers("background", background)
     picture = (*rgb.shape[-3:-1], 3)
-    _check(behind.shape in ((3,), picture), "background shape", behind.shape, f"(3,) or {picture}")
-    _check(np.all((behind >= 0) & (behind <= 1)), "background", background, "values in [0, 1]")
+    check(behind.shape in ((3,), picture), "background shape", behind.shape, f"(3,) or {picture}")
+    check(np.all((behind >= 0) & (behind <= 1)), "background", background, "values in [0, 1]")
     if not premultiplied:
         rgb = rgb * alpha
     return _to_uint8(rgb + (1 - alpha) * behind)
@@ -102,7 +102,7 @@ def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
         ValueError: a size is below 1, or the picture would be larger than `MAX_PIXELS`.
     """
     for name, value in (("height", height), ("width", width), ("cell", cell)):
-        _check_count(name, value)
+        check_count(name, value)
     _check_bytes(12, height, width)
     y, x = np.mgrid[:height, :width] // cell
     checks = np.where((x + y) % 2 == 0, np.float32(1), np.float32(0.8))
@@ -125,8 +125,8 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
         ValueError: the array is not pixels, `zoom` is not a whole number of at least 1, or the
             result would be larger than `MAX_PIXELS`.
     """
-    _check_count("zoom", zoom)
-    pixels = _pixels(pixels, 3, 4, 5)
+    check_count("zoom", zoom)
+    pixels = as_pixels(pixels, 3, 4, 5)
     _check_bytes(pixels.size, zoom, zoom)
     return pixels.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
 
@@ -149,11 +149,11 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
         ValueError: no images, not pixels, `columns` below 1, `gap` below 0, or a sheet larger than
             `MAX_PIXELS`.
     """
-    images = _pixels(images, 4, 5)
+    images = as_pixels(images, 4, 5)
     *lead, number, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
-    _check_count("columns", columns)
-    _check_count("gap", gap, least=0)
+    check_count("columns", columns)
+    check_count("gap", gap, least=0)
     rows, tall, wide = math.ceil(number / columns), height + gap, width + gap
     _check_bytes(*lead, rows, columns, tall, wide, channels)
     blank = np.uint8(255 if channels == 3 else 0)
@@ -176,8 +176,8 @@ def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     Raises:
         ValueError: another file extension, or not the pixels of one picture.
     """
-    _check(_suffix(path) == ".png", "path", str(path), "a name ending in .png")
-    write_atomic(path, _encode(_pixels(pixels, 3)[None], "PNG"))
+    check(_suffix(path) == ".png", "path", str(path), "a name ending in .png")
+    write_atomic(path, encode(as_pixels(pixels, 3)[None], "PNG"))
 
 
 def save_clip(
@@ -202,47 +202,50 @@ def save_clip(
         ValueError: another file extension, no frames, or a number out of range.
     """
     kind = _SAVE_AS.get(_suffix(path))
-    _check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
-    write_atomic(path, _encode(_pixels(frames, 4), kind, fps, hold))
+    check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
+    write_atomic(path, encode(as_pixels(frames, 4), kind, fps, hold))
 
 
-def _check(fine: object, name: str, value: object, expected: str) -> None:
+def check(fine: object, name: str, value: object, expected: str) -> None:
+    """Refuse a value with a ValueError that names it, unless it is fine."""
     if not fine:
         raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 
-def _check_count(name: str, value: int, least: int = 1) -> None:
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least so many."""
     whole = isinstance(value, int | np.integer)
-    _check(whole and value >= least, name, value, f"a whole number of at least {least}")
+    check(whole and value >= least, name, value, f"a whole number of at least {least}")
 
 
 def _check_bytes(*sizes: int) -> None:
     total = math.prod(map(int, sizes))
-    _check(total <= MAX_PIXELS, "number of bytes", total, f"at most {MAX_PIXELS}")
+    check(total <= MAX_PIXELS, "number of bytes", total, f"at most {MAX_PIXELS}")
 
 
 def _suffix(path: str | os.PathLike) -> str:
-    _check(isinstance(path, str | os.PathLike), "path", path, "a path")
+    check(isinstance(path, str | os.PathLike), "path", path, "a path")
     return Path(path).suffix.lower()
 
 
 def _numbers(name: str, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values)
     fine = np.can_cast(values.dtype, np.float64)
-    _check(fine, f"{name} dtype", values.dtype.name, "real numbers")
+    check(fine, f"{name} dtype", values.dtype.name, "real numbers")
     with np.errstate(over="ignore"):
         return values.astype(np.float32)
 
 
-def _state(state: ArrayLike) -> np.ndarray:
+def as_state(state: ArrayLike) -> np.ndarray:
+    """States as float32, or a ValueError."""
     state = _numbers("state", state)
     fine = state.ndim >= 3 and state.shape[-1] >= 4 and state.size
-    _check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
+    check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
     return state
 
 
 def _split(state: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    rgba = np.nan_to_num(_state(state)[..., -4:], nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+    rgba = np.nan_to_num(as_state(state)[..., -4:], nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
     return rgba[..., :3], rgba[..., 3:]
 
 
@@ -250,19 +253,21 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
-def _pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
+def as_pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
+    """Pixels with one of these numbers of axes, or a ValueError."""
     images = np.asarray(images)
-    _check(images.dtype == np.uint8, "dtype", images.dtype.name, "uint8 from to_rgb or to_rgba")
+    check(images.dtype == np.uint8, "dtype", images.dtype.name, "uint8 from to_rgb or to_rgba")
     fine = images.ndim in ndims and images.shape[-1] in (3, 4) and images.size
     shapes = {3: "(H, W, 3 or 4)", 4: "(N, H, W, 3 or 4)", 5: "(T, N, H, W, 3 or 4)"}
-    _check(fine, "shape", images.shape, f"{' or '.join(shapes[n] for n in ndims)}, not empty")
+    check(fine, "shape", images.shape, f"{' or '.join(shapes[n] for n in ndims)}, not empty")
     return images
 
 
-def _encode(frames: np.ndarray, kind: str, fps: float = 20, hold: float = 0) -> bytes:
+def encode(frames: np.ndarray, kind: str, fps: float = 20, hold: float = 0) -> bytes:
+    """Pixels (T, H, W, 3 or 4) as a file, "PNG" or "WEBP"; see `save_clip`."""
     for name, value, low in (("fps", fps, 1), ("hold", hold, 0)):  # hold is in seconds
         number = isinstance(value, int | float) and low <= value <= 60
-        _check(number, name, value, f"a number from {low} to 60")
+        check(number, name, value, f"a number from {low} to 60")
     first, *others = (Image.fromarray(frame) for frame in frames)
     options = {"lossless": True} if kind == "WEBP" else {}
     if others:

@@ -14,25 +14,15 @@ import optax
 from flax import nnx
 
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
-from nca_lib.evolution import (
-    Strategy,
-    make_evolve,
-    open_es,
-    pgpe,
-    population_mesh,
-    second_moments,
-    whitened,
-)
+from nca_lib.evolution import Strategy, make_evolve, population_mesh, second_moments
 from nca_lib.lab import checkpoint
-from nca_lib.lab.config import SHIPPED, Config
+from nca_lib.lab.config import SHIPPED, STRATEGIES, Config
 from nca_lib.lab.goals import GOALS, bit
 from nca_lib.lab.machine import free_memory, memory_needed, plan_chunk
 from nca_lib.loss import mse, window_loss
 from nca_lib.model import NCA, seed_state
 from nca_lib.rollout import damage, fire_schedule, record
 from nca_lib.target import load_emoji
-
-STRATEGIES = {"open_es": open_es, "pgpe": pgpe, "whitened": whitened}
 
 
 class Task(NamedTuple):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.scale import LogScale, register_scale
 from numpy.typing import ArrayLike
 
-from nca_lib.lab.images import _check, _check_count, _encode, _pixels, _state
+from nca_lib.lab.images import as_pixels, as_state, check, check_count, encode
 
 # The colours of Okabe and Ito (2008), told apart by readers with any common colour blindness.
 # Their orange, sky blue and yellow are left out: on white they fall short of the contrast of 3:1
@@ -57,11 +57,11 @@ def show_images(
     Raises:
         ValueError: no images, an empty `alt`, or as many texts as there are not pictures.
     """
-    _check(np.iterable(images), "images", images, "pictures")
-    images = [_pixels(image, 3) for image in images]
+    check(np.iterable(images), "images", images, "pictures")
+    images = [as_pixels(image, 3) for image in images]
     count = len(images)
-    _check(count, "number of images", count, "at least 1")
-    _check_count("height", height)
+    check(count, "number of images", count, "at least 1")
+    check_count("height", height)
     if isinstance(alt, str):
         _check_alt(alt)
         alt = [alt] if count == 1 else [f"{alt} ({i} of {count})" for i in range(1, count + 1)]
@@ -69,7 +69,7 @@ def show_images(
     for name, texts in (("alt", alt), ("titles", titles)):
         fine = isinstance(texts, Collection) and len(texts) == count
         fine = fine and all(isinstance(text, str) for text in texts)
-        _check(fine, name, texts, f"one text for each of {count} images")
+        check(fine, name, texts, f"one text for each of {count} images")
     figures = ""
     for image, text, title in zip(images, alt, titles, strict=True):
         width = round(height * image.shape[1] / image.shape[0])
@@ -107,8 +107,8 @@ def show_clip(
     Raises:
         ValueError: no frames, an empty `alt`, or a number out of range.
     """
-    frames = _pixels(frames, 4)
-    _check_count("zoom", zoom)
+    frames = as_pixels(frames, 4)
+    check_count("zoom", zoom)
     still = _data_uri(frames[-1:], "PNG")
     moving = _data_uri(frames, "WEBP", fps, hold)
     size = (frames.shape[2] * zoom, frames.shape[1] * zoom)
@@ -169,7 +169,7 @@ def plot_losses(
         >>> figure = plot_losses({"pocket": history}, levels={"untouched": 0.052})
     """
     fine = isinstance(histories, Mapping) and histories
-    _check(fine, "histories", histories, "at least one, by name")
+    check(fine, "histories", histories, "at least one, by name")
     curves = {name: _curve(name, history, x, y) for name, history in histories.items()}
     with plt.style.context(STYLE):
         figure = Figure()
@@ -201,13 +201,13 @@ def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
     Raises:
         ValueError: the state has the wrong shape, or `limit` is not positive.
     """
-    state = _state(state)
-    _check(state.ndim == 3, "state shape", state.shape, "one state (H, W, C)")
+    state = as_state(state)
+    check(state.ndim == 3, "state shape", state.shape, "one state (H, W, C)")
     # In double precision, where the width of the scale is finite even around float32's largest.
     state = np.where(np.isfinite(state), state, np.nan).astype(np.float64)
     if limit is None:
         limit = np.abs(np.nan_to_num(state)).max() or 1.0
-    _check(0 < limit < math.inf, "limit", limit, "a finite number above 0")
+    check(0 < limit < math.inf, "limit", limit, "a finite number above 0")
     names = [f"hidden {i}" for i in range(state.shape[-1] - 4)] + ["R", "G", "B", "alpha"]
     rows = math.ceil(len(names) / 4)
     colours = plt.get_cmap("PuOr").with_extremes(bad="#808080")
@@ -224,11 +224,11 @@ def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
 
 
 def _check_alt(text: str) -> None:
-    _check(isinstance(text, str) and text.strip(), "alt", text, "what the picture shows, in words")
+    check(isinstance(text, str) and text.strip(), "alt", text, "what the picture shows, in words")
 
 
 def _data_uri(frames: np.ndarray, kind: str, *timing: float) -> str:
-    data = base64.b64encode(_encode(frames, kind, *timing)).decode("ascii")
+    data = base64.b64encode(encode(frames, kind, *timing)).decode("ascii")
     return f"data:image/{kind.lower()};base64,{data}"
 
 
@@ -274,5 +274,5 @@ def _curve(name: str, history: Mapping[str, ArrayLike], x: str, y: str) -> np.nd
         expected = f"two columns of numbers of one length, {x!r} and {y!r}"
         raise ValueError(f"history {name!r} cannot be drawn, expected {expected}") from error
     drawable = np.isfinite(loss) & (loss > 0)
-    _check(drawable.any(), f"{y!r} of history {name!r}", loss, "a finite positive number in it")
+    check(drawable.any(), f"{y!r} of history {name!r}", loss, "a finite positive number in it")
     return np.stack([across, np.where(drawable, loss, np.nan)])

@@ -1,6 +1,6 @@
 """A training that a notebook drives: piece by piece, in the background, and never two at once.
 
-`nca_lib.show.widgets` puts knobs and buttons in front of it (chapters 4 and 6).
+`nca_lib.show.dashboard` puts knobs and buttons in front of it (chapters 4 and 6).
 """
 
 import atexit
