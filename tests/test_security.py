@@ -138,8 +138,6 @@ def test_the_search_finds_and_where_pages_may_fetch_it_quotes(root, tab):
     tab.locator("#search-results li a").first.wait_for()
     if root.startswith("http:"):
         tab.locator("#search-results p.context").first.wait_for()
-    else:
-        tab.said.clear()  # the browser complains of what a page on disk may not fetch
 
 
 # What foreign text might do if it ever became markup or code: the directive and the source that

@@ -138,6 +138,8 @@ def setup(app):
         own = app.env.titles.get(page)
         title = own.astext() if own else app.config.html_title
         tags = meta_tags(title, describe(doctree), address)
+        if page == "search":
+            app.add_js_file("scripts/search.js", loading_method="defer")
         if page == "404" and address:  # shown at any depth: its links count from the book's root
             tags += f'<base href="{html.escape(address)}404.html">'
         context["metatags"] = context.get("metatags", "") + tags
