@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from faults import following
+from jax.flatten_util import ravel_pytree
 from PIL import Image
 
 import nca_lib.train
@@ -110,14 +111,15 @@ def test_histories_begin_densely_and_have_at_most_4000_rows(preset):
         assert log_points(config, points[20]) == points[21:]
 
 
-@pytest.mark.parametrize("sizes", [(8, 32), (12, 40), (16, 128)])
-def test_members_start_as_far_from_the_mean_in_a_network_of_any_size(sizes):
+@pytest.mark.parametrize("sizes", [(8, 16), (8, 32), (12, 40), (16, 128)])
+def test_members_of_a_larger_network_start_as_far_from_the_mean(sizes):
     config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
     task = make_task(config)
     strategy = make_strategy(config, task.params)
     std = jax.tree.leaves(strategy.std(strategy.init(jax.random.key(0), task.params)))
     length = math.sqrt(sum(float((leaf**2).sum()) for leaf in std))
-    assert length == pytest.approx(config.std * math.sqrt(1064), rel=1e-4)
+    count = min(1064, ravel_pytree(task.params)[0].size)  # in a smaller one sigma is the same
+    assert length == pytest.approx(config.std * math.sqrt(count), rel=1e-4)
 
 
 # Run folders

@@ -54,8 +54,8 @@ class Config:
     )
     std: float = _field(
         0.03,
-        "noise scale sigma at the start; for whitened that of 1,064 weights: of D weights it is "
-        "std * sqrt(1064 / D), so that members of any network are as far from the mean",
+        "noise scale sigma at the start; for whitened that of up to 1,064 weights: of D more it is "
+        "std * sqrt(1064 / D), so that members of a larger network are as far from the mean",
         1e-9,
         1e3,
     )

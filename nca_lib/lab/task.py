@@ -250,7 +250,8 @@ def make_strategy(config: Config, params: Any) -> Strategy:
     if config.strategy != "open_es":
         options["std_rate"] = config.std_rate
     if config.strategy == "whitened":
-        std *= math.sqrt(1064 / sum(leaf.size for leaf in jax.tree.leaves(params)))
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        std *= min(1.0, math.sqrt(1064 / count))
     return STRATEGIES[config.strategy](
         params, config.population, std, learning_rates(config), **options
     )
