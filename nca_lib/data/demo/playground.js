@@ -71,7 +71,7 @@
   const toByte = (value) => Math.round(255 * Math.min(1, Math.max(0, value || 0))); // NaN is 0
 
   /* Each view makes of a cell the pixel [red, green, blue, opacity] in 0 to 255. The cell's numbers
-     end before cells[end]. Colours are those of nca_lib/render.py. */
+     end before cells[end]. Colours are those of nca_lib/lab/images.py. */
   function colourPixel({ cells }, end, { premultiply }) {
     const alpha = Math.min(1, Math.max(0, cells[end - 1] || 0));
     const limit = premultiply ? alpha : 1;
