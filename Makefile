@@ -67,6 +67,9 @@ study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
 queue: $(INSTALLED)  ## work off the queue of trainings, at the lowest priority
 	$(BIN)/python book/experiments/work_queue.py
 
+quality: $(INSTALLED)  ## recompute how well the shipped patterns grow, last and heal
+	$(BIN)/python book/experiments/quality.py $(ARGS)
+
 surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
 	$(BIN)/python book/experiments/surrogates.py $(ARGS)
 
