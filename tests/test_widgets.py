@@ -5,7 +5,6 @@ import dataclasses
 import html
 import io
 import re
-import shlex
 import subprocess
 import sys
 import threading
@@ -26,9 +25,9 @@ from nca_lib.lab import images
 from nca_lib.lab.task import make_task
 from nca_lib.loss import mse
 from nca_lib.model import KERNELS, perceive
-from nca_lib.show import dashboard, knobs, session, widgets
+from nca_lib.show import dashboard, knobs, widgets
 from nca_lib.show.session import Loop, Training
-from nca_lib.train import PRESETS, parse, train
+from nca_lib.train import PRESETS, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
 PATIENCE = 300  # seconds; a test that waits longer has failed
@@ -256,21 +255,6 @@ def test_growth_player_scrubs_and_wounds(run):
     assert "got 65" in messages(box)
 
 
-def test_growth_player_exports_what_it_shows(run, tmp_path):
-    box = widgets.growth_player(run, tmp_path / "clip.webp")
-    turn(box, lives=1, step=40)
-    named(box, "Export clip").click()
-    (link,) = re.findall(r'download="clip.webp" href="data:[^,]*;base64,([^"]+)"', markup(box))
-    assert base64.b64decode(link) == (tmp_path / "clip.webp").read_bytes()
-    with Image.open(tmp_path / "clip.webp") as clip:
-        frames = [np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(clip)]
-    assert len(frames) == 65
-    np.testing.assert_array_equal(frames[40][::4, ::4], pictures(box)[0][0])
-    box = widgets.growth_player(run, tmp_path / "clip.gif")
-    named(box, "Export clip").click()
-    assert messages(box) and not (tmp_path / "clip.gif").exists()
-
-
 # Training
 
 
@@ -279,7 +263,7 @@ def to_the_end(training):
         training.advance(0.01)
 
 
-def test_training_does_what_train_does_and_names_the_command(tmp_path):
+def test_training_does_what_train_does(tmp_path):
     training = Training(TINY)
     training.advance()
     training.save(tmp_path / "early")
@@ -290,11 +274,10 @@ def test_training_does_what_train_does_and_names_the_command(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.params, other.params)
     assert whole.history["loss"][-1] == pytest.approx(other.history["loss"][-1], rel=1e-4)
     assert whole.history["generation"][-1] == TINY.generations
-    assert whole.info["command"] == session.command_line(TINY, tmp_path / "whole")
-    assert early.info["command"] is None  # none ends there
+    assert early.config == dataclasses.replace(TINY, generations=1)
 
 
-def test_training_goes_on_around_the_weights_of_another(tmp_path):
+def test_training_goes_on_around_the_weights_of_another():
     first = Training(TINY)
     first.advance()
     second = Training(dataclasses.replace(TINY, std=0.5, generations=3), first)
@@ -302,16 +285,6 @@ def test_training_goes_on_around_the_weights_of_another(tmp_path):
     jax.tree.map(np.testing.assert_allclose, second.trainer[0].mean(second.state), first.weights)
     to_the_end(second)
     assert second.history["generation"][0] == 1 and second.done == 3 and first.done == 1
-    second.save(tmp_path)
-    assert load_run(tmp_path).info["command"] is None  # none repeats a change on the way
-
-
-def test_the_command_line_says_what_the_configuration_is():
-    for config in (*PRESETS.values(), TINY, DESCENT):
-        words = shlex.split(session.command_line(config, "a folder/x"))
-        assert words[:3] == ["python", "-m", "nca_lib.train"]
-        options, read = parse(words[3:])
-        assert (read, options.out) == (config, "a folder/x")
 
 
 # Chapter 4

@@ -35,7 +35,7 @@ def explorer(
         draw: values of all knobs, by name -> HTML.
         chapter: the notebook this is for.
         compiles: knobs whose every new combination makes `draw` compile anew.
-        extra: (knobs, message) -> further widgets, to stand below the knobs.
+        extra: knobs -> further widgets, to stand below the knobs.
         knobs: (value, choice) by name.
 
     Returns:
@@ -55,7 +55,7 @@ def explorer(
             compiled.add(shape)
 
     made = make_knobs(knobs, update)
-    below = extra(made, message) if extra else []
+    below = extra(made) if extra else []
     update()
     return ipywidgets.VBox([row_of(made.values()), row_of(below), message, picture])
 
@@ -139,7 +139,7 @@ def figure_of(figure: Figure, alt: str) -> str:
     """A figure as an image."""
     buffer, style = io.BytesIO(), "max-width:100%;height:auto"
     figure.savefig(buffer, format="png")
-    address = f"data:image/png;base64,{base64_of(buffer.getvalue())}"
+    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return f'<img src="{address}" alt="{html.escape(alt)}" style="{style}">'
 
 
@@ -171,8 +171,3 @@ def table_of(
         '<table style="border-collapse:collapse;margin:.5em 0">'
         f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
     )
-
-
-def base64_of(data: bytes) -> str:
-    """Bytes as text."""
-    return base64.b64encode(data).decode("ascii")

@@ -6,8 +6,6 @@
 import atexit
 import contextlib
 import dataclasses
-import json
-import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +43,7 @@ class Training:
     """
 
     def __init__(self, config: Config, before: "Training | None" = None):
-        self.config, self.task, self.changed = config, make_task(config), before is not None
+        self.config, self.task = config, make_task(config)
         self.weights = initial_weights(config, self.task.params)
         self.last, self.history = START, {name: [] for name in HISTORY}
         if before is not None:
@@ -129,9 +127,8 @@ class Training:
     def save(self, out: Path) -> None:
         """Write a run folder for `nca_lib.lab.runs.load_run`.
 
-        Its configuration ends at the generation reached. It names the command that repeats it if
-        there is one: none repeats a training that was changed on its way, nor one that ends before
-        its learning rate has fallen as planned.
+        Its configuration ends at the generation reached. It names no command that repeats it: none
+        repeats what was changed on its way.
 
         Args:
             out: the folder, made if needed.
@@ -143,33 +140,9 @@ class Training:
         if (out / "run.json").exists():
             raise ValueError(f"{out} holds a run already; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        is_plain = not self.changed and self.done == self.config.generations
-        command = command_line(self.config, out) if is_plain else None
         task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
         std, rows = self.trainer[0].std(self.state), list(zip(*self.history.values(), strict=True))
-        write_run(out, task, self.weights, std, rows, command, describe_device())
-
-
-def command_line(config: Config, out: Path) -> str:
-    """What to type to train a configuration into a folder.
-
-    Args:
-        config: what to train.
-        out: the run folder.
-
-    Returns:
-        A command for a POSIX shell.
-
-    Example:
-        >>> command_line(Config(std=0.05), Path("my-run"))
-        'python -m nca_lib.train --preset pocket --out my-run --std 0.05'
-    """
-    words = ["python", "-m", "nca_lib.train", "--preset", "pocket", "--out", str(out)]
-    for field in dataclasses.fields(config):  # whose defaults are the preset's
-        if (value := getattr(config, field.name)) != field.default:
-            text = json.dumps(value) if field.type is bool else str(value)
-            words += ["--" + field.name.replace("_", "-"), text]
-    return shlex.join(words)
+        write_run(out, task, self.weights, std, rows, None, describe_device())
 
 
 class Loop:

@@ -8,11 +8,8 @@ picture has a link to its chapter there.
 """
 
 import functools
-import html
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import ipywidgets
 import jax
@@ -31,15 +28,11 @@ from nca_lib.model import KERNELS, NCA, living_mask, perceive
 from nca_lib.rollout import disc, half, record
 from nca_lib.show import figures
 from nca_lib.show.knobs import (
-    base64_of,
-    button_for,
     explorer,
     figure_of,
     heat,
     is_static,
-    notice,
     pictures_of,
-    refusals,
     still,
     table_of,
 )
@@ -280,22 +273,20 @@ def _draw_window(curve: np.ndarray, empty: float, width: int, end: int) -> str:
     return figure_of(figure, alt)
 
 
-def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidgets.Widget | HTML:
+def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     """Scrub through lives of a trained rule, look below the surface, and wound it.
 
     Explained in chapter 5, "A lizard that heals".
 
     Args:
         run: a trained run.
-        path: where "Export clip" writes to, a name ending in .webp, .png or .apng. A link to
-            download the clip appears as well.
 
     Returns:
         The lives at one step, with knobs for the step, what is shown, the number of lives (each
         under fire masks of its own), their length in steps, and what is erased when.
 
     Raises:
-        ValueError: run is no run. What is wrong with the path is told where it is written to.
+        ValueError: run is no run.
     """
     _check_run(run)
     height, width, channels = run.task.start.shape
@@ -336,22 +327,12 @@ def growth_player(run: Run, path: str | os.PathLike = "growth.webp") -> ipywidge
         clip = figures.show_clip(frames(**shown)[::2], alt, fps=12)
         return still(clip.data, setting, "05_visualization")
 
-    def extra(knobs, message):
-        """Buttons to play and to export."""
+    def extra(knobs):
         knobs["step"].continuous_update = True
         play = ipywidgets.Play(min=0, max=2 * T, interval=100)
         ipywidgets.jslink((play, "value"), (knobs["step"], "value"))
         ipywidgets.dlink((knobs["steps"], "value"), (play, "max"))
-        return [play, button_for("Export clip", lambda _: save(knobs, message))]
-
-    def save(knobs, message):
-        with refusals(message):
-            clip = frames(**{name: knobs[name].value for name in setting})
-            images.save_clip(path, images.upscale(clip, 4), fps=12)
-            name, data = html.escape(Path(path).name), base64_of(Path(path).read_bytes())
-            address = f"data:application/octet-stream;base64,{data}"
-            link = f'<a download="{name}" href="{address}">Download {name}</a>'
-            message.value = notice(f"Wrote {path}.") + link
+        return [play]
 
     step = (T, (0, 8 * T, 1))
     return explorer(draw, "05_visualization", ("lives", "steps"), extra, step=step, **setting)
