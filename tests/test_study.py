@@ -29,7 +29,7 @@ def test_every_variant_was_run_with_every_seed_at_equal_rollouts(study, curves):
     assert set(curves) == wanted
     for (factor, value, _), points in curves.items():
         changes = study.STUDY[factor][value]
-        spent = study.ROLLOUTS * (4 if factor == "first recipe" else 1)
+        spent = study.ROLLOUTS * (8 if factor == "first recipe" else 1)
         step = spent // study.POINTS
         population = changes.get("population", study.DEFAULT.population)
         for number, (rollouts, loss) in enumerate(points, start=1):

@@ -4,18 +4,20 @@
 
 Every run spends the same number of rollouts, however many steps each of them has, and is measured
 with the same yardstick: the default's steps, window and premultiplied target, under the variant's
-own kind of fire masks. Only the first recipe goes on for four times as long. The results go to
+own kind of fire masks. Only the first recipe goes on for eight times as long. The results go to
 nca_lib/data/study.csv, the default and its surroundings to study.json beside it. Runs that are
 there already are left alone, so the study can be stopped and taken up again; delete the two files
 to begin anew.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import functools
 import json
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +25,27 @@ import optax
 from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
-from nca_lib.evolution import AXIS, Strategy, make_evolve, population_mesh, summarise
+from nca_lib import evolution
+from nca_lib.evolution import (
+    AXIS,
+    Strategy,
+    make_evolve,
+    population_mesh,
+    summarise,
+    to_weights,
+)
 from nca_lib.lab.checkpoint import write_atomic, write_table
 from nca_lib.lab.config import PRESETS, Config
+from nca_lib.lab.loop import run, run_keys
 from nca_lib.lab.machine import describe_device, use_cores, versions
-from nca_lib.lab.runs import MEASURED
 from nca_lib.lab.task import Task, learning_rates, make_strategy, make_task
 from nca_lib.loss import mse
 from nca_lib.rollout import grow_and_measure
 
-ROLLOUTS, SEEDS, POINTS = 128_000, 3, 20
+ROLLOUTS, SEEDS, POINTS = 64_000, 3, 20
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
 HEADER = ["factor", "value", "seed", "rollouts", "loss"]
-DEFAULT = dataclasses.replace(
-    PRESETS["pocket"],
-    strategy="pgpe",
-    generations=ROLLOUTS // 64,
-    learning_rate=0.5,
-    learning_rate_end=1.0,
-)
+DEFAULT = PRESETS["quick"]
 ADAM = {"learning_rate": 0.006, "learning_rate_end": 0.05}  # for variants that use it
 
 
@@ -55,14 +59,34 @@ def crowd(population: int) -> dict:
     """Another population at the same rollouts: the fewer generations, the larger the step."""
     ratio = population / DEFAULT.population
     changes = {"population": population, "generations": ROLLOUTS // population}
-    return changes | {n: ratio * getattr(DEFAULT, n) for n in ("learning_rate", "std_rate")}
+    changes |= {name: ratio * getattr(DEFAULT, name) for name in ("learning_rate", "std_rate")}
+    return changes | {"MIX_RATE": ratio * evolution.MIX_RATE}
 
 
-# {factor: {value: what changes}}: fields of Config, or what `evolve_variant` reads by itself.
+# {factor: {value: what changes}}: fields of Config, constants of `nca_lib.evolution` (capitals), or
+# what `evolve_variant` reads by itself.
 STUDY = {
     "default": {"": {}},
     "noise scale": times("std", 0.5, 2),
-    "noise over time": {"fixed": {"std_rate": 0.0}, "learned 3 x as fast": {"std_rate": 0.3}},
+    "noise over time": {
+        "fixed": {"std_rate": 0.0},
+        "learned at a third of the rate": {"std_rate": DEFAULT.std_rate / 3},
+        "learned 3 x as fast": {"std_rate": 3 * DEFAULT.std_rate},
+    },
+    "whitening": {
+        "none": {"strategy": "pgpe"},
+        "hidden layer only": {"layers": ["hidden"]},
+        "output layer only": {"layers": ["output"]},
+        "Cholesky factor": {"root": "cholesky"},
+        "eigenbasis": {"root": "eigenbasis"},
+    },
+    "damping": {"0.003": {"DAMPING": 0.003}, "0.3": {"DAMPING": 0.3}},
+    "generations between looks": {"10": {"LOOK": 10}, "250": {"LOOK": 250}},
+    "mixing": {
+        "none": {"MIX_RATE": 0.0},
+        "3 x as fast": {"MIX_RATE": 3 * evolution.MIX_RATE},
+        "nothing else": {"layers": []},
+    },
     "learning rate": times("learning_rate", 0.5, 2),
     "learning rate at the end": {
         "0.3 x": {"learning_rate_end": 0.3},
@@ -88,6 +112,7 @@ STUDY = {
     "alpha": {"straight": {"premultiply": False}},
     # The noise scales are those that did best in a first trial of two or three.
     "strategy": {
+        "PGPE": {"strategy": "pgpe", "std_rate": 0.1, "learning_rate": 0.5},
         "OpenAI-ES": {"strategy": "open_es", "std": 0.015, **ADAM},
         "OpenAI-ES, no pairs": {"strategy": "open_es", "std": 0.015, "antithetic": False, **ADAM},
         "SNES": {"algorithm": "SNES", "std": 0.05},
@@ -102,7 +127,7 @@ STUDY = {
             "std": 0.01,
             "learning_rate": 0.003,
             "learning_rate_end": 1.0,
-            "generations": 4 * ROLLOUTS // 64,
+            "generations": 8 * ROLLOUTS // 64,
         }
     },
 }
@@ -117,15 +142,34 @@ def vary_strategy(config: Config, params, options: dict) -> Strategy:
         return Strategy(algorithm, algorithm.default_params.replace(std_init=config.std))
     strategy = make_strategy(config, params)
     rates = learning_rates(config)
-    if "adam" in options:
-        strategy.algorithm.optimizer = optax.adam(rates)
-    if "momentum" in options:  # ten times the step makes up for a momentum of 0.9
-        strategy.algorithm.optimizer = optax.sgd(lambda number: 10 * rates(number))
+    if "adam" in options or "momentum" in options:
+        # Ten times the step makes up for a momentum of 0.9.
+        plain = optax.adam(rates) if "adam" in options else optax.sgd(lambda n: 10 * rates(n))
+        strategy.algorithm.optimizer = optax.chain(to_weights(params), plain)
     if name := options.get("shaping"):
         strategy.algorithm.fitness_shaping_fn = {"raw": raw, "standardised": standardised}[name]
     if "antithetic" in options:
         strategy.algorithm.use_antithetic_sampling = options["antithetic"]
     return strategy
+
+
+def cholesky(moment, otherwise):
+    """In place of `nca_lib.evolution.whitener`: the inverse of a triangular root."""
+    size, seen = len(moment), jnp.isfinite(moment).all()
+    damped = moment * size / jnp.trace(moment) + evolution.DAMPING * jnp.eye(size)
+    lower = jnp.linalg.cholesky(jnp.where(seen, damped, jnp.eye(size)))
+    root = jax.scipy.linalg.solve_triangular(lower, jnp.eye(size), lower=True).T
+    return jnp.where(seen, root / jnp.sqrt(jnp.mean(jnp.sum(root**2, axis=0))), otherwise)
+
+
+def eigenbasis(moment, otherwise):
+    """In place of `nca_lib.evolution.whitener`: the symmetric root without turning back."""
+    seen = jnp.isfinite(moment).all()
+    vectors = jnp.linalg.eigh(jnp.where(seen, moment, jnp.eye(len(moment))))[1]
+    return jnp.where(seen, SYMMETRIC(moment, otherwise) @ vectors, otherwise)
+
+
+SYMMETRIC = evolution.whitener
 
 
 def raw(population, fitness, state, params):
@@ -147,6 +191,12 @@ def own_luck(loss):
         return loss(params, jax.random.fold_in(key, number))
 
     return fitness
+
+
+def look_at(task, layers, mean, key):
+    """Second moments of what these layers see; the noise of the others stays as it is."""
+    seen = task.look(mean, task.prepare(mean, key))
+    return {name: x if name in layers else x * jnp.nan for name, x in seen.items()}
 
 
 def make_truncated(config: Config, task: Task, length: int):
@@ -196,13 +246,14 @@ def make_truncated(config: Config, task: Task, length: int):
             population, state = algorithm.ask(keys[2 * part], state, params)
             piece = fires[part * length : (part + 1) * length]
             states, fitness = unroll(population, states, piece)
-            state, _ = algorithm.tell(keys[2 * part + 1], population, fitness, state, params)
-        return state
+            key = keys[2 * part + 1]
+            state, metrics = algorithm.tell(key, population, fitness, state, params)
+        return state, metrics
 
     def evolve(state, key, start, count):
         for number in range(start, start + count):
-            state = episode(state, jax.random.fold_in(key, number))
-        return state, {}
+            state, metrics = episode(state, jax.random.fold_in(key, number))
+        return state, metrics
 
     return strategy, evolve
 
@@ -223,6 +274,14 @@ def make_yardstick(task: Task):
 
 def evolve_variant(changes: dict, seed: int, points: int = POINTS) -> list[tuple[int, float]]:
     """Train one variant and return (rollouts, loss) at the first of `POINTS` moments."""
+    constants = {name: value for name, value in changes.items() if name.isupper()}
+    if "root" in changes:
+        constants["whitener"] = {"cholesky": cholesky, "eigenbasis": eigenbasis}[changes["root"]]
+    with mock.patch.multiple(evolution, **constants) if constants else contextlib.nullcontext():
+        return _evolve(changes, seed, points)
+
+
+def _evolve(changes: dict, seed: int, points: int) -> list[tuple[int, float]]:
     fields = {field.name for field in dataclasses.fields(Config)}
     options = {name: value for name, value in changes.items() if name not in fields}
     changes = {name: value for name, value in changes.items() if name in fields}
@@ -234,21 +293,24 @@ def evolve_variant(changes: dict, seed: int, points: int = POINTS) -> list[tuple
     else:
         strategy, evolvers = vary_strategy(config, task.params, options), []
         for num_steps in lengths:
-            loss = make_task(dataclasses.replace(config, num_steps=num_steps)).loss
-            loss = loss if options.get("shared", True) else own_luck(loss)
-            evolvers.append(make_evolve(strategy, loss))
-    key_init, key_evolve, key_measure = jax.random.split(jax.random.key(seed), 3)
-    keys = jax.random.split(key_measure, MEASURED)
-    state, yardstick = strategy.init(key_init, task.params), make_yardstick(task)
-    rows, done = [], 0
-    for point in range(1, points + 1):
-        generation = config.generations * point // POINTS
-        evolve = evolvers[(point - 1) * len(evolvers) // POINTS]
-        state, _ = evolve(state, key_evolve, done, generation - done)
-        done = generation
-        loss = float(yardstick(strategy.mean(state), keys).mean())
-        rows.append((done * config.population, loss))
-    return rows
+            part = make_task(dataclasses.replace(config, num_steps=num_steps))
+            loss = part.loss if options.get("shared", True) else own_luck(part.loss)
+            look = functools.partial(look_at, part, options.get("layers", ["hidden", "output"]))
+            evolvers.append(make_evolve(strategy, loss, look=look))
+
+    def evolve(state, key, start, count):
+        return evolvers[start * len(evolvers) // config.generations](state, key, start, count)
+
+    state = strategy.init(run_keys(seed)[0], task.params)
+    moments = [config.generations * point // POINTS for point in range(1, points + 1)]
+    losses = []
+    try:
+        for _, row in run(task, (strategy, evolve), state, moments, measure=make_yardstick(task)):
+            losses.append(row["loss"])
+    except (RuntimeError, FloatingPointError):  # died or exploded: as bad as nothing, to the end
+        pass
+    losses += [task.empty_loss()] * (points - len(losses))
+    return [(moment * config.population, x) for moment, x in zip(moments, losses, strict=True)]
 
 
 def main() -> None:
