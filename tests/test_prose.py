@@ -30,7 +30,7 @@ ALLOWED = {
         512 members, 90 steps, 48 × 48 cells; evaluate and tell a hundred times;
         a checkpoint once a minute; twice as large\? Here is the same;
         has 125 times as many rollouts; The rate is 0.1; Momentum of 0.9;
-        = 0.01 and a constant step of 0.003; given four times as many rollouts;
+        = 0.01 and a constant step of 0.003; eight times as many rollouts;
         here ten times the preset's; 100 generations with 0.0001, 0.02 and 0.2;
         We go on for eight times as long; three times as many steps as growth took;
         a near 0.01: across many jumps; a new grid of 64 × 64; neighbours, 128 times in a row;
