@@ -264,14 +264,9 @@ def forged(number: int, folder: Path, seed: int) -> int:
     rng, path, here = random.Random(seed), folder / "checkpoint", runs.begin(make_task(TINY))
     tree = {"mean": np.arange(20, dtype=np.float32)}
     checkpoint.save(path, tree, {"generation": 1, "history": []})
-    with zipfile.ZipFile(io.BytesIO(path.read_bytes().split(b"\n", 2)[2])) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
+    good = path.read_bytes().split(b"\n", 2)[2]
     for _ in range(number):
-        inner = io.BytesIO()
-        with zipfile.ZipFile(inner, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, rng.choice([data, mutate(data, rng)]))
-        payload = rng.choice([inner.getvalue(), mutate(inner.getvalue(), rng)])
+        payload = rng.choice([rezipped, rezipped, mutate])(good, rng)
         path.write_bytes(sealed(payload, rng.choice([1, 2, 2, 2, 3])))
         with contextlib.suppress(ValueError, NotImplementedError):
             found, meta = checkpoint.load(path, tree)
@@ -302,6 +297,27 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         if rng.random() < 0.2:
             data = re.sub(rb"\d", number, data[:200]) + data[200:]
     return data
+
+
+def rezipped(data: bytes, rng: random.Random) -> bytes:
+    """An archive in order, with one array damaged, renamed, lost, or full of wild claims."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    victim, claim = rng.choice([*members]), io.BytesIO()
+    member = members.pop(victim)
+    shape = tuple(int(10 ** rng.uniform(0, 13)) for _ in range(rng.randrange(4)))
+    descr = rng.choice(["<f4", "<f8", ">f4", "|O", "|V9", "<U7", "<c8", "|S0"])
+    form = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(claim, form)
+    changed = [mutate(member, rng), claim.getvalue() + member[128:]]
+    changed += [b"\x93NUMPY\x01\x00\xff\xff" + b"(" * rng.randrange(3000)]
+    renamed = {"x" * rng.randrange(1, 300): member}
+    members |= rng.choice([*({victim: content} for content in changed), renamed, {}])
+    out, method = io.BytesIO(), rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
 
 
 # ------------------------------------------------------------------ two trainers

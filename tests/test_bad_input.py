@@ -9,11 +9,10 @@ import functools
 import io
 import math
 import os
+import random
 import re
-import struct
 import tempfile
 import warnings
-import zipfile
 from pathlib import Path
 
 os.environ.setdefault(  # or a folder appears where pytest was started
@@ -24,6 +23,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from faults import mutate, rezipped
 from flax import nnx
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -111,13 +111,16 @@ def test_sizes_that_no_grid_has_are_refused(size, first):
 def test_rules_that_cannot_be_are_refused(value, name):
     with refuses(value, name=name):
         model.NCA(**{"channels": 4, "hidden": 2, name: value}, rngs=nnx.Rngs(0))
+    with refuses(3):
+        model.seed_state(4, 4, 3)
 
 
-@given(SHAPES.map(np.zeros) | SHAPES.map(lambda shape: np.zeros(shape, np.uint8)))
-def test_what_says_of_no_cell_whether_it_fires_is_refused(fire):
+@given(SHAPES, st.sampled_from([float, np.uint8, bool]))
+@example((4, 4), int)
+def test_what_says_of_no_cell_whether_it_fires_is_refused(shape, kind):
     run = a_run()
-    with refuses(fire.shape, name="fire"):
-        run.task.merge(run.params)(run.task.start, fire)
+    with refuses(shape, name="fire"):
+        run.task.merge(run.params)(run.task.start, np.zeros(shape, kind))
 
 
 # Targets
@@ -133,65 +136,28 @@ def test_what_is_no_emoji_is_refused(emoji):
     assert loaded is None or loaded.shape == (4, 4, 4)
 
 
-def damaged(data, random):
-    """Bytes with a few flipped, cut out, doubled or overwritten."""
-    data = bytearray(data)
-    for _ in range(random.integers(1, 4)):
-        at, kind = int(random.integers(len(data) or 1)), int(random.integers(5))
-        if kind == 0 and data:
-            data[at] ^= 1 << int(random.integers(8))
-        elif kind == 1:
-            del data[at:]
-        elif kind == 2:
-            data[at:at] = data[at : at + int(random.integers(1, 40))]
-        elif kind == 3:
-            data[at : at + 4] = struct.pack(">I", int(random.integers(2**32)))
-        else:
-            del data[at : at + int(random.integers(1, 20))]
-    return bytes(data)
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_damaged_images_are_refused_or_read(kind, tmp_path):
-    random, buffer = np.random.default_rng(1), io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (16, 20, 3), np.uint8)).save(buffer, kind)
+    rng, buffer = random.Random(1), io.BytesIO()
+    Image.frombytes("RGB", (16, 20), rng.randbytes(960)).save(buffer, kind)
     for _ in range(60 * MANY):
-        (tmp_path / "image").write_bytes(damaged(buffer.getvalue(), random))
+        (tmp_path / "image").write_bytes(mutate(buffer.getvalue(), rng))
         loaded = tried(target.load_image, tmp_path / "image", size=8, padding=0)
         assert loaded is None or loaded.shape == (8, 8, 4)
         assert loaded is None or 0 <= loaded.min() <= loaded.max() <= 1
 
 
+@given(NOT_COUNTS.filter(lambda value: value != 0 or type(value) is not int))
+@example(513)
+@example(True)
+def test_layouts_that_no_target_has_are_refused(value):
+    for name in ("size", "padding", *["premultiply"] * (value is not True)):
+        for load, what in ((target.load_emoji, "🦖"), (target.load_image, "x.png")):
+            with refuses(value, name=name):
+                load(what, **{name: value})
+
+
 # Run folders
-
-
-def wild_header(random):
-    """The head of an array of any shape and type, in good form."""
-    shape = tuple(int(10 ** random.uniform(0, 13)) for _ in range(random.integers(4)))
-    descr = str(random.choice(["<f4", "<f8", ">f4", "|O", "|V9", "<U7", "<c8", "|S0"]))
-    claim, header = io.BytesIO(), {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_2_0(claim, header)
-    return claim.getvalue()
-
-
-def rezipped(data, random):
-    """An archive in order, with one member damaged, renamed, lost, or full of wild claims."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    victim = str(random.choice([*members]))
-    member = members.pop(victim)
-    members |= [
-        {victim: damaged(member, random)},
-        {victim: wild_header(random) + member[128:]},
-        {victim: b"\x93NUMPY\x01\x00\xff\xff" + b"(" * int(random.integers(3000))},
-        {"x" * int(random.integers(1, 300)): member},
-        {},
-    ][random.integers(5)]
-    out, method = io.BytesIO(), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[random.integers(2)]
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def fuzz_weights(number, seed, folder):
@@ -208,10 +174,10 @@ def fuzz_weights(number, seed, folder):
     """
     params, path = a_run().params, Path(folder) / "weights.npz"
     data = (SHIPPED / "lizard" / "weights.npz").read_bytes()
-    random, refused = np.random.default_rng(seed), 0
+    rng, refused = random.Random(seed), 0
     shapes = list(map(np.shape, jax.tree.leaves(params)))
     for case in range(number):
-        path.write_bytes((rezipped if case % 2 else damaged)(data, random))
+        path.write_bytes((rezipped if case % 2 else mutate)(data, rng))
         try:
             with warnings.catch_warnings(action="ignore"):
                 loaded = checkpoint.load_weights(path, like=params)
@@ -241,9 +207,9 @@ def copied(tmp_path):
 
 
 def test_damaged_run_folders_are_refused(copied, tmp_path):
-    random = np.random.default_rng(0)
+    rng = random.Random(0)
     for path, data in [*copied.items()] * 20 * MANY:
-        path.write_bytes(damaged(data, random))
+        path.write_bytes(mutate(data, rng))
         with warnings.catch_warnings(action="ignore"):
             loaded = tried(runs.load_run, tmp_path)
         assert loaded is None or loaded.config.channels == 8
@@ -251,7 +217,7 @@ def test_damaged_run_folders_are_refused(copied, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.json", "history.csv", "weights.npz"])
-@pytest.mark.parametrize("kind", ["pipe", "giant", "folder", "nested"])
+@pytest.mark.parametrize("kind", ["missing", "pipe", "giant", "folder", "nested"])
 def test_files_that_are_none_or_too_large_are_refused(kind, name, copied, tmp_path):
     path = tmp_path / name
     path.unlink()
@@ -259,7 +225,7 @@ def test_files_that_are_none_or_too_large_are_refused(kind, name, copied, tmp_pa
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
-    else:
+    elif kind != "missing":
         path.write_text("[" * 100_000)
     if kind == "giant":  # takes no place on the disk
         os.truncate(path, 5_000_000_000)
@@ -267,6 +233,8 @@ def test_files_that_are_none_or_too_large_are_refused(kind, name, copied, tmp_pa
         runs.load_run(tmp_path)
     with refuses(name=name):
         target.load_image(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=name):
+        checkpoint.read(path)
 
 
 @given(
@@ -274,8 +242,9 @@ def test_files_that_are_none_or_too_large_are_refused(kind, name, copied, tmp_pa
 )
 def test_names_of_no_run_are_refused(name):
     run = a_run()
-    with refuses():
-        runs.load_run(name)
+    for load in (runs.load_run, target.load_image):
+        with refuses():
+            load(name)
     for value in (name if name != 5 else 0, -1, 10**7):
         for option in ("keys", "factor"):
             with refuses(value, name=option):

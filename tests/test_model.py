@@ -100,8 +100,6 @@ def test_reduced_precision_rounds_the_update_and_nothing_else():
     assert rounded.dtype == jnp.float32
     error = float(jnp.abs(rounded - exact).max() / jnp.abs(exact).max())
     assert 1e-4 < error < 5e-2  # 7 bits of mantissa
-    with pytest.raises(ValueError, match="precision must be one of .* got 'float16'"):
-        NCA(4, 4, precision="float16", rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("block", [1, 20, 2**16])
@@ -151,18 +149,3 @@ def test_seed_is_one_cell_at_the_centre():
     state = seed_state(6, 9, 5)
     assert state.shape == (6, 9, 5)
     assert float(state.sum()) == 1.0 == float(state[3, 4, -1])
-
-
-@pytest.mark.parametrize("fire", [jnp.ones((6, 6), int), jnp.ones(6, bool), jnp.ones((6, 5), bool)])
-def test_masks_of_another_kind_are_refused(fire):
-    with pytest.raises(ValueError, match=r"fire must be a bool mask .* got"):
-        random_model(channels=4, hidden=3)(seed_state(6, 6, 4), fire)
-
-
-def test_impossible_sizes_are_refused():
-    for shape in ((0, 4, 4), (4, -1, 4), (4, 4, 3)):
-        with pytest.raises(ValueError, match="must be at least|need at least"):
-            seed_state(*shape)
-    for channels, hidden in ((3, 8), (-1, 8), (8, 0)):
-        with pytest.raises(ValueError, match="must be at least"):
-            NCA(channels, hidden, rngs=nnx.Rngs(0))

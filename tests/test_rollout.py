@@ -10,7 +10,6 @@ from test_model import random_model
 from nca_lib.model import seed_state
 from nca_lib.rollout import (
     MASKS,
-    _crop_fires,
     damage,
     disc,
     fire_schedule,
@@ -108,15 +107,6 @@ def test_stages_follow_one_another_and_contain_what_lives(size):
     assert stages(size, size, 5, reach=None) == [(0, 5, 0)]  # nothing known of the start
     assert stages(size, size, 5, reach=size) == [(0, 5, 0)]  # everywhere already
     assert stages(size, size, 0, reach=0) == []
-
-
-def test_cropped_fires_are_those_of_the_cells_inside():
-    indices = fire_schedule(KEY, 3, H, W, "paired")
-    masks = jax.vmap(lambda row: jnp.zeros(H * W, bool).at[row].set(True).reshape(H, W))(indices)
-    inside, cropped = _crop_fires(masks, W, 2), _crop_fires(indices, W, 2)
-    assert jnp.array_equal(inside, masks[:, 2:-2, 2:-2]) and cropped.dtype == jnp.int32
-    expected = [jnp.flatnonzero(mask) for mask in inside]
-    assert jnp.array_equal(cropped, jnp.stack(expected))
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import itertools
-import json
 import os
 import re
 import shlex
@@ -167,28 +165,12 @@ def test_unknown_runs_are_named_with_those_that_exist(tmp_path):
             load_run(name)
 
 
-def other_shapes(data):
-    info = json.loads(data)
-    return json.dumps(info | {"config": info["config"] | {"hidden": 16}}).encode()
-
-
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("run.json", other_shapes),
-        *itertools.product(
-            ("run.json", "weights.npz", "history.csv"),
-            (lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"[1, 2]"),
-        ),
-    ],
-)
-def test_damaged_folders_are_refused(own, tmp_path, file, damage):
-    folder = shutil.copytree(own, tmp_path / "damaged")
-    (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    with pytest.raises(ValueError, match="is damaged|weights have shapes"):
-        load_run(folder)
-    (folder / file).unlink()
-    with pytest.raises(ValueError, match="is damaged|run.json"):
+def test_weights_of_another_configuration_are_refused(own, tmp_path):
+    folder = shutil.copytree(own, tmp_path / "changed")
+    (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace('"hidden": 32', '"hidden": 16')
+    )
+    with pytest.raises(ValueError, match="weights have shapes"):
         load_run(folder)
 
 
