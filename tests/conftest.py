@@ -52,7 +52,7 @@ def add_remote(folder, url):
     subprocess.run(["git", "-C", str(folder), "remote", "add", "origin", url], check=True)
 
 
-@pytest.fixture(scope="session", params=["remote", "environment", "neither"])
+@pytest.fixture(scope="session", params=["remote", "none"])
 def built(request, tmp_path_factory):
     """The book, built without running the chapters, and the repository it should know."""
     here, root = Path(__file__).parents[1], tmp_path_factory.mktemp(request.param)
@@ -69,11 +69,9 @@ def built(request, tmp_path_factory):
         patch.delenv("BOOK_REPOSITORY", raising=False)
         if request.param == "remote":
             add_remote(root, "git@github.com:jane/lizards.git")
-        if request.param == "environment":
-            patch.setenv("BOOK_REPOSITORY", "https://github.com/jane/lizards")
         command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "-q"]
         subprocess.run(command, check=True, capture_output=True)
-    return root / "_build" / "html", "" if request.param == "neither" else "jane/lizards"
+    return root / "_build" / "html", "jane/lizards" if request.param == "remote" else ""
 
 
 def skip_or_fail(reason: str):

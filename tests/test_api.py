@@ -3,8 +3,6 @@
 import ast
 import importlib
 import inspect
-import json
-import os
 import pkgutil
 import re
 import subprocess
@@ -12,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_script, skip_or_fail
 
 import nca_lib
 
@@ -61,31 +58,3 @@ def test_pages_name_every_module_and_every_name_at_hand():
         assert getattr(nca_lib, name).__module__ == f"nca_lib.{home}"
     for name in re.findall(r"nca_lib[.\w]+", PAGES["api.md"]):
         assert pkgutil.resolve_name(name)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_sections_that_docstrings_point_at_exist(name):
-    extension = load_script("book/_ext/docstrings.py")
-    pages = [path.stem for path in BOOK.glob("*.ipynb")]
-    for chapter, section in extension.POINTER.findall(
-        Path(pkgutil.resolve_name(name).__file__).read_text()
-    ):
-        cells = json.loads((BOOK / f"{extension.page(chapter, pages)}.ipynb").read_text())["cells"]
-        text = "\n".join(
-            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
-        )
-        titles = {extension.heading(title) for title in re.findall(r"^#+ (.+)$", text, re.M)}
-        assert not section or " ".join(section.split()) in titles
-
-
-@pytest.mark.browser
-def test_the_built_book_has_every_module():
-    from sphinx.util.inventory import InventoryFile
-
-    path = Path(os.environ.get("BOOK_HTML", BOOK.parent / "_build" / "html")) / "objects.inv"
-    if not path.exists():
-        skip_or_fail(f"no book at {path.parent}; build it first with `make book`")
-    with path.open("rb") as file:
-        kinds = InventoryFile.load(file, "", lambda base, address: address)
-    objects = {name for kind, names in kinds.items() if kind.startswith("py:") for name in names}
-    assert {*MODULES, "nca_lib.model.NCA.update", "nca_lib.lab.config.Config.std"} <= objects

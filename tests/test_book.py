@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import load_script, skip_or_fail
+from conftest import hear, skip_or_fail
 
 pytestmark = pytest.mark.browser
 
@@ -70,17 +70,7 @@ def tab(book, chromium, theme, width):
     viewport = {"width": width, "height": 900}
     context = chromium.new_context(offline=True, color_scheme=theme, viewport=viewport)
     tab = context.new_page()
-    tab.troubles = []
-    tab.on("pageerror", lambda error: tab.troubles.append(f"script error: {error}"))
-    tab.on("console", lambda said: said.type == "error" and tab.troubles.append(said.text))
-    tab.on("requestfailed", lambda request: tab.troubles.append(f"failed: {request.url[:200]}"))
-    tab.on(
-        "request",
-        lambda request: (
-            urlsplit(request.url).scheme not in ("file", "data", "blob")
-            and tab.troubles.append(f"external request: {request.url[:200]}")
-        ),
-    )
+    tab.troubles = hear(tab)  # the browser itself tells of what it cannot fetch
     yield tab
     context.close()
 
@@ -257,18 +247,3 @@ def test_links_resolve(page):
         if not is_sound:
             broken.append(link)
     assert broken == []
-
-
-def test_colab_links_lead_to_the_page_s_own_notebook(page):
-    """Those of the buttons and of widgets' pictures; without an address there are none."""
-    publishing = load_script("book/_ext/publishing.py")
-    repository, links = publishing.find_repository(), parse(HTML / page).select("a[href]")
-    found = {link["href"] for link in links if link["href"].startswith(publishing.COLAB)}
-    own = f"{publishing.colab_folder(repository)}/{Path(page).stem}.ipynb"
-    is_notebook = (ROOT / page).with_suffix(".ipynb").exists()
-    assert found == ({own} if repository and is_notebook else set())
-
-
-def test_book_has_its_chapters():
-    chapters = {f"book/{path.stem}.html" for path in (ROOT / "book").glob("*.ipynb")}
-    assert chapters - set(PAGES) == set()
