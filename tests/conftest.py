@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -16,10 +17,13 @@ os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
 
 import jax
 import pytest
+from faults import keep_compiled
 
 jax.config.update("jax_num_cpu_devices", 2)
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
+COMPILED = tempfile.TemporaryDirectory()
+keep_compiled(COMPILED.name)
 
 
 @pytest.fixture

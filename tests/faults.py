@@ -38,6 +38,13 @@ TINY = dataclasses.replace(
 LONG = dataclasses.replace(TINY, generations=1_000_000, log_every=500)  # never comes to its end
 
 
+def keep_compiled(folder: str | Path) -> None:
+    """Have this process keep what it compiles: the same training again then starts at once."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @contextlib.contextmanager
 def following(callback):
     """Have a function told each row, once the trainer has taken it in and saved it."""
@@ -197,6 +204,7 @@ def _trouble(kind: str, number: int, folder: str, seed: int) -> int:
     rng, folder = random.Random(seed), Path(folder)
     runs.DELAYS = (0.0,)
     filler, out, whole = folder / "filler", folder / "run", Path(tempfile.mkdtemp()) / "whole"
+    keep_compiled(whole.parent / "compiled")
 
     def spoil(is_bad):
         if kind == "read-only":
