@@ -136,12 +136,3 @@ def test_peak_memory_is_in_bytes_and_covers_what_is_resident():
         pytest.skip("needs Linux to know what is resident")
     resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     assert resident <= benchmark.peak_memory() < 100 * resident
-
-
-@pytest.mark.parametrize("flag", ["size=7", "population=5", "repeats=0", "json=missing/out.json"])
-def test_what_cannot_run_is_one_clear_line(flag, capsys):
-    assert main([*FLAGS, f"--{flag}"]) == 2
-    name, value = flag.split("=")
-    captured = capsys.readouterr()
-    assert re.fullmatch(rf"error: .*{name}.* got '?{value}'?\n", captured.err)
-    assert captured.out == ""

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 import warnings
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import matplotlib
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.colors import to_rgb as parse_colour
 from matplotlib.scale import LogScale, register_scale
 from nbclient import NotebookClient
@@ -24,26 +24,8 @@ from nca_lib.show import figures
 STYLE = matplotlib.rc_params_from_file(figures.STYLE, use_default_template=False)
 
 
-class Elements(HTMLParser):
-    """Collects (tag, attributes) of everything, and fails on tags left open."""
-
-    def __init__(self, shown):
-        super().__init__()
-        self.found, self.open = [], []
-        self.feed(shown.data)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in ("img", "input", "source"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
+def parse(shown):
+    return BeautifulSoup(shown.data, "html.parser")
 
 
 def from_uri(uri):
@@ -54,13 +36,12 @@ def from_uri(uri):
 def test_clips_move_or_stand_still_without_scripts_and_without_ids():
     frames = random_frames()
     shown = figures.show_clip(frames, "a lizard grows", zoom=4)
-    page = Elements(shown)
-    order = [tag for tag, _ in page.found]
+    page = parse(shown)
+    order = [tag.name for tag in page.find_all(True)]
     assert order == ["figure", "style", "label", "input", "span", "picture", "source", "img", "img"]
     assert "input:checked~picture" in shown.data  # the rule that the order above serves
-    assert page.all("input")[0]["type"] == "checkbox"
-    assert not any("id" in attributes or "for" in attributes for _, attributes in page.found)
-    (source,), (moving, paused) = page.all("source"), page.all("img")
+    assert page.input["type"] == "checkbox" and not page.select("[id], [for]")
+    source, (moving, paused) = page.source, page.find_all("img")
     assert source["media"] == "(prefers-reduced-motion: reduce)"
     for uri, kind, expected in (
         (moving["src"], "webp", frames),
@@ -82,22 +63,22 @@ def test_texts_are_escaped():
         figures.show_clip(random_frames(), text, title=text),
         figures.show_images(random_frames(1), text, titles=[text]),
     ):
-        page = Elements(shown)
-        assert all(image["alt"] == text for image in page.all("img"))
-        assert page.all("script") == []
+        page = parse(shown)
+        assert all(image["alt"] == text for image in page.find_all("img"))
+        assert page.find_all("script") == []
         assert "<figcaption>&quot;&gt;&lt;script&gt;" in shown.data
 
 
 def test_pictures_of_several_sizes_and_a_common_alt():
     pictures = [random_frames(1, 4, 8)[0], random_frames(1, 10, 5, channels=4)[0]]
-    shown = Elements(figures.show_images(pictures, ["wide", "tall"], height=40)).all("img")
+    shown = parse(figures.show_images(pictures, ["wide", "tall"], height=40)).find_all("img")
     looks = [(i["alt"], i["width"], i["height"]) for i in shown]
     assert looks == [("wide", "80", "40"), ("tall", "20", "40")]
     for picture, element in zip(pictures, shown, strict=True):
         with Image.open(io.BytesIO(from_uri(element["src"])[1])) as decoded:
             np.testing.assert_array_equal(np.asarray(decoded), picture)
-    page = Elements(figures.show_images(random_frames(3), "lizard"))
-    assert [i["alt"] for i in page.all("img")] == [f"lizard ({i} of 3)" for i in (1, 2, 3)]
+    page = parse(figures.show_images(random_frames(3), "lizard"))
+    assert [i["alt"] for i in page.find_all("img")] == [f"lizard ({i} of 3)" for i in (1, 2, 3)]
 
 
 def test_figures_are_cards_that_read_on_light_and_dark_pages():
