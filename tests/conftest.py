@@ -87,13 +87,8 @@ def skip_or_fail(reason: str):
 
 def _find_chromium() -> str | None:
     names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    if sys.platform == "darwin":
-        names += [
-            "/Applications/Chromium.app/Contents/MacOS/Chromium",
-            "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-        ]
-    candidates = [os.environ.get("CHROMIUM"), *names]
-    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+    candidates = filter(None, [os.environ.get("CHROMIUM"), *names])
+    return next((path for name in candidates if (path := shutil.which(name))), None)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What surrounds the text of every page: footer, description, card, 404 page, sitemap."""
 
-import functools
 import re
 import subprocess
 from importlib import metadata
@@ -8,17 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from bs4 import BeautifulSoup
 from conftest import load_script
 from PIL import Image, ImageOps
+from test_book import parse
 
 BOOK = Path(__file__).parents[1] / "book"
 ADDRESS = "https://jane.github.io/lizards/"
-
-
-@functools.cache
-def parse(path: Path) -> BeautifulSoup:
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
 def words(element) -> str:

@@ -57,23 +57,6 @@ def judge(pixels, page, dark, padding=0):
     return [trouble for trouble, is_so in troubles.items() if is_so]
 
 
-@pytest.mark.parametrize(
-    ("card", "page", "frame", "troubles"),
-    [
-        (255, 255, 255, []),
-        (219, 18, 219, []),
-        (221, 255, 221, ["a card unlike its page"]),
-        (255, 18, 255, ["a card that dazzles"]),
-        (219, 18, 165, ["a frame unlike its card"]),
-    ],
-)
-def test_what_troubles_readers_is_found_beside_dark_curves(card, page, frame, troubles):
-    pixels = np.full((60, 90, 3), frame)
-    pixels[8:-8, 8:-8] = card
-    pixels[20:30, 8:-8] = 0  # a curve from border to border
-    assert judge(pixels, [page] * 3, page < 128, padding=8) == troubles
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_figures_of_the_book_can_be_read(chromium, theme):

@@ -43,20 +43,6 @@ def test_scans_equal_a_python_loop(mask):
     assert jnp.array_equal(record(model, start, fires[:0]), start[None])
 
 
-def test_memory_of_a_measured_rollout_does_not_grow_with_its_length():
-    model = random_model(channels=C, hidden=9)
-
-    def measured(start, fires):
-        return grow_and_measure(model, start, fires, jnp.sum)[1]
-
-    def temporary_bytes(num_steps):
-        fires = fire_schedule(KEY, num_steps, H, W)
-        compiled = jax.jit(measured).lower(seed_state(H, W, C), fires).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporary_bytes(400) == temporary_bytes(20) < 20 * H * W * C * 4
-
-
 @pytest.mark.parametrize(
     ("shape", "mask"), [((24, 20), "paired"), ((13, 16), "paired"), ((16, 16), "bernoulli")]
 )

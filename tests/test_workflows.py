@@ -25,15 +25,6 @@ def ci_cases():
     return [(case["python"], case["make"]) for case in cases]
 
 
-def test_every_supported_python_is_tested():
-    tested = "test CONSTRAINTS=.ci/constraints.txt"
-    assert set(ci_cases()) == {
-        *((python, tested) for python in ("3.11", "3.12", "3.13")),
-        ("3.13", "test-lowest"),
-        ("3.13", "test"),
-    }
-
-
 @each_workflow
 def test_nothing_that_others_name_reaches_a_shell_or_an_action(path):
     """A branch or a title comes through the environment alone, and actions are pinned by hash."""
