@@ -306,11 +306,6 @@ def test_bad_or_foreign_weights_are_refused_in_words(engine, change, named):
         engine.v8.eval(f"NCA.decode({bad})")
 
 
-def test_the_scripts_stay_short_enough_to_read():
-    both = [(demo.DEMO / name).read_text(encoding="utf-8") for name in demo.SCRIPTS]
-    assert len(NCA_JS.splitlines()) <= 250 and sum(len(x.splitlines()) for x in both) <= 700
-
-
 def test_no_text_can_end_the_script_of_a_notebook():
     page = demo.show("lizard", title="</script><b>&").data
     assert page.count("</script>") == 1 and "<b>" not in page

@@ -137,12 +137,9 @@ def test_a_write_cut_short_anywhere_loses_nothing(
     assert checkpoint.load(path, like=TREE)[1] == {"generation": 5}
 
 
-def test_what_another_training_has_written_is_not_replaced(path):
-    mine = set()  # began when nothing was there
-    with pytest.raises(ValueError, match="written by another training"):
-        checkpoint.save(path, TREE, {"generation": 4}, mine)
-    assert checkpoint.read(path)[1] == META
-    path.unlink()  # emptied by hand: nothing is there to be lost
+def test_what_was_taken_away_by_hand_is_no_other_training_s(path):
+    mine = {checkpoint.mark(path)}
+    path.unlink()
     checkpoint.save(path, TREE, {"generation": 5}, mine)
     assert checkpoint.read(path)[1] == {"generation": 5}
 

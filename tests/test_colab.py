@@ -115,6 +115,15 @@ def test_chapter_alone_runs_and_leaves_what_is_there(colab, wheel, chapter):
     assert re.search(r"on \d+ x cpu", first)
 
 
+def test_library_grows_the_lizard_there(colab):
+    code = (
+        "import nca_lib; run = nca_lib.load_run('lizard');"
+        "print(run.evaluate(keys=8).mean(), run.info['loss']['mean'])"
+    )
+    loss, shipped = map(float, colab.run("python", "-c", code, cwd=colab.folder).split())
+    assert loss == pytest.approx(shipped, rel=1e-3)
+
+
 def test_notebook_without_an_address_says_what_to_do(colab):
     colab.forget()
     with pytest.raises(AssertionError, match="nca_lib is missing"):

@@ -3,7 +3,6 @@
 import io
 import warnings
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -58,15 +57,6 @@ def test_rgba_laid_over_white_is_rgb():
     white = Image.new("RGBA", image.size, "white")
     over = np.asarray(Image.alpha_composite(white, image))[..., :3].astype(int)
     assert np.abs(over - images.to_rgb(state)).max() <= 2  # two roundings to 8 bits
-
-
-def test_leading_axes_jax_arrays_and_states_left_alone():
-    state = np.full((2, 3, 5, 4, 16), 3.0, np.float32)
-    for convert, channels in ((images.to_rgb, 3), (images.to_rgba, 4)):
-        pixels = convert(state, premultiplied=False)
-        assert pixels.shape == (2, 3, 5, 4, channels) and pixels.dtype == np.uint8
-        np.testing.assert_array_equal(convert(jnp.asarray(state), premultiplied=False), pixels)
-    assert (state == 3.0).all()
 
 
 @pytest.mark.parametrize("premultiplied", [True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_model import random_model
 
-from nca_lib.loss import empty_loss, growth_loss, mse, overflow_loss, window_loss
+from nca_lib.loss import empty_loss, growth_loss, mse, overflow_loss
 from nca_lib.model import seed_state
 from nca_lib.rollout import fire_schedule, record
 
@@ -67,14 +67,3 @@ def test_overflow_counts_what_is_beyond_the_limit_of_either_sign():
     expected = np.array([0.0, (3**2 + 1**2) / (H * W * C), 0.0])
     np.testing.assert_allclose(overflow_loss(state), expected, rtol=1e-6)
     assert float(overflow_loss(jnp.full((H, W, C), 2.0))) == 0.0
-
-
-def test_overflow_is_added_over_the_window(grown):
-    model, fires, _ = grown
-    model.output.bias[...] += 1.0  # grow wildly
-    start, scale = seed_state(H, W, C), 3.0
-    states = record(model, start, fires)
-    assert float(overflow_loss(states[-3:]).max()) > 0.0
-    plain, _ = growth_loss(model, start, fires, TARGET, 3)
-    both, _ = window_loss(model, start, fires, lambda s: mse(s, TARGET), 3, overflow=scale)
-    np.testing.assert_allclose(both - plain, scale * overflow_loss(states[-3:]).mean(), rtol=1e-4)

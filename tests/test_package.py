@@ -1,10 +1,7 @@
 """The wheel: everything that a chapter needs on a machine that has nothing else of the project."""
 
-import json
-import os
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -35,35 +32,6 @@ def test_source_distribution_holds_book_and_tests(wheel):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"_config.yml", "_toc.yml", "requirements.txt", "README.md", "LICENSE"}
     assert names >= wanted | set(tracked("book")) | set(tracked("tests")) | set(tracked("nca_lib"))
-
-
-ALONE = """
-import json
-import nca_lib
-from nca_lib.show import page as demo
-
-run = nca_lib.load_run("lizard")
-print(json.dumps({
-    "file": nca_lib.__file__,
-    "loss": float(run.evaluate(keys=run.info["loss"]["keys"]).mean()),
-    "shipped": run.info["loss"]["mean"],
-    "demo": demo.show("lizard").data,
-}))
-"""
-
-
-def test_wheel_alone_grows_the_lizard_and_shows_the_demo(wheel, tmp_path):
-    """Its files alone: the package comes from the wheel, only its dependencies from here."""
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", site, wheel], check=True)
-    elsewhere.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
-    python = [sys.executable, "-c", ALONE]
-    found = json.loads(subprocess.check_output(python, env=environment, cwd=elsewhere))
-    assert Path(found["file"]).parent == site / "nca_lib"
-    assert found["loss"] == pytest.approx(found["shipped"], rel=1e-4)
-    assert "NCA.register(" in found["demo"] and "data:image/png;base64," in found["demo"]
 
 
 def test_versions_agree():

@@ -17,13 +17,12 @@ from PIL import Image
 
 import nca_lib.train
 from nca_lib import evolution
-from nca_lib.evolution import make_evolve
 from nca_lib.lab import checkpoint, images, loop, machine, runs
 from nca_lib.lab.config import PRESETS, Config
 from nca_lib.lab.loop import _check_alive, log_points, train
 from nca_lib.lab.machine import describe_device, describe_machine, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, load_run
-from nca_lib.lab.task import make_measure, make_strategy, make_task
+from nca_lib.lab.task import make_strategy, make_task
 from nca_lib.loss import growth_loss, mse, overflow_loss
 from nca_lib.rollout import record
 from nca_lib.train import main
@@ -264,16 +263,6 @@ def test_a_run_may_start_from_another(finished, tmp_path):
 
 
 # Learning
-
-
-def test_it_learns():
-    task = make_task(PRESETS["smoke"])
-    strategy = make_strategy(task.config, task.params)
-    state = strategy.init(jax.random.key(0), task.params)
-    keys, measure = jax.random.split(jax.random.key(2), 8), make_measure(task)
-    before = measure(strategy.mean(state), keys).mean()
-    state, _ = make_evolve(strategy, task.loss)(state, jax.random.key(1), 0, 60)
-    assert measure(strategy.mean(state), keys).mean() < 0.8 * before
 
 
 def test_dead_and_exploded_populations_are_told_apart():
