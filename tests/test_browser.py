@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import load_script
+from flax import nnx
 from py_mini_racer import JSEvalException, MiniRacer
 
 from nca_lib import load_run
@@ -94,12 +95,16 @@ def undecided(model, state, fire):
 
 def assert_parity(engine, model, start, fires):
     """Each JavaScript step from JAX's state agrees with JAX's next state."""
-    masks = as_masks(fires, *start.shape[:2])
-    states = jax.jit(lambda start, masks: record(model, start, masks))(start, masks)
-    open_cells = jax.jit(lambda a, b: jax.lax.map(lambda x: undecided(model, *x), (a, b)))
-    unsure = np.asarray(open_cells(states[:-1], masks))
+    masks, (rule, weights) = as_masks(fires, *start.shape[:2]), nnx.split(model)
+
+    @jax.jit  # of weights: one program for all runs of a kind
+    def life(weights, start, masks):
+        model = nnx.merge(rule, weights)
+        states = record(model, start, masks)
+        return states, jax.lax.map(lambda x: undecided(model, *x), (states[:-1], masks))
+
+    states, unsure = map(np.asarray, life(weights, start, masks))
     assert unsure.mean() <= 1e-3
-    states = np.asarray(states)
     for before, after, mask, open_here in zip(states, states[1:], masks, unsure, strict=False):
         found = engine.step(before, mask)
         wrong = ~(np.abs(found - after) <= 1e-5 * np.maximum(1, np.abs(after)))

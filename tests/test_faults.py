@@ -12,12 +12,12 @@ FEW = {
     faults.read_only: 3,
     faults.damaged: 1_000,
     faults.forged: 1_000,
-    faults.locks: 8,
+    faults.locks: 4,
     faults.rush: 3,
     faults.poisoned: 40,
     faults.dead: 2,
     faults.repeated: 3,
-    faults.soak: 1_000,
+    faults.soak: 500,
 }
 
 
