@@ -126,7 +126,7 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(place):
 
 def test_the_estimate_of_evolution_converges_to_the_gradient(place):
     (loss, vector, gradient), pairs = place, 4096
-    D = vector.size
+    gradient, D = np.asarray(gradient, np.float64), vector.size
     algorithm, params, _ = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
     algorithm.fitness_shaping_fn = lambda population, fitness, state, params: fitness
     algorithm.optimizer = optax.sgd(1.0)  # the step is the estimate
