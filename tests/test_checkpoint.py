@@ -156,7 +156,7 @@ def test_no_failed_write_hides_why_a_training_stops(error, tmp_path, monkeypatch
     monkeypatch.setattr(runs, "DELAYS", ())
     monkeypatch.setattr(checkpoint, "save", full)
     with following(stops), pytest.raises(error or OSError):
-        train(TINY, tmp_path)
+        train(TINY, tmp_path, checkpoint_seconds=0)
     assert "not written: " in capsys.readouterr().err
 
 
