@@ -82,14 +82,14 @@ def draw_starts(
         Their places in the pool, and the starts, the seed first.
     """
     key_pick, key_coin, key_damage = jax.random.split(key, 3)
-    places = jax.random.choice(key_pick, len(pool), (count,), replace=False)
+    places = jax.random.permutation(key_pick, jnp.arange(len(pool), dtype=jnp.int32))[:count]
     losses = mse(pool[places], target)
     places = places[jnp.argsort(jnp.where(jnp.isfinite(losses), -losses, -jnp.inf))]
     starts = pool[places]
     usable = jnp.abs(starts).max(axis=(1, 2, 3), keepdims=True) < 100  # NaN is not
     starts = jnp.where(usable, starts, seed)
     hurt = jax.vmap(damage)(jax.random.split(key_damage, count), starts)
-    coin = jax.random.uniform(key_coin, (count, 1, 1, 1)) < share
+    coin = jax.random.uniform(key_coin, (count, 1, 1, 1), jnp.float32) < share
     return places, jnp.where(coin, hurt, starts).at[0].set(seed)
 
 

@@ -35,7 +35,7 @@ class Strategy(NamedTuple):
 
     def init(self, key: jax.Array, mean: Any) -> Any:
         """Make the state: what changes from generation to generation, around this mean."""
-        return self.algorithm.init(key, mean, self.params)
+        return narrow(self.algorithm.init(key, mean, self.params))
 
     def mean(self, state: Any) -> Any:
         """Return the centre of the search distribution, a pytree like the one given to `init`."""
@@ -79,6 +79,7 @@ class Strategy(NamedTuple):
         Lower is better; infinity stands for what is not finite.
         """
         told, metrics = self.algorithm.tell(key, asked, fitness, state, self.params)
+        told = narrow(told)
         if not self.whitens:
             return told, metrics
         ranks = self.algorithm.fitness_shaping_fn(asked, fitness, state, self.params)
@@ -107,6 +108,12 @@ class Strategy(NamedTuple):
         """The sigma of every coordinate that the algorithm draws noise for, like the mean."""
         everywhere = jnp.broadcast_to(state.std, state.mean.shape)
         return self.algorithm.get_mean(state.replace(mean=everywhere))
+
+
+def narrow(tree: Any) -> Any:
+    """Make 32 bits of 64: evosax leaves it to JAX's default how wide its arrays are."""
+    dtypes = {"float64": jnp.float32, "int64": jnp.int32}
+    return jax.tree.map(lambda leaf: leaf.astype(dtypes.get(leaf.dtype.name, leaf.dtype)), tree)
 
 
 def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
@@ -251,7 +258,9 @@ def to_weights(params: Any) -> optax.GradientTransformation:
 
     def init(flat):
         shapes = {name: _rows(layer).shape for name, layer in params.items()}
-        return Whitening(*({name: jnp.eye(n[i]) for name, n in shapes.items()} for i in (0, 1)))
+        return Whitening(
+            *({k: jnp.eye(n[i], dtype=flat.dtype) for k, n in shapes.items()} for i in (0, 1))
+        )
 
     def update(gradient, whitening, _=None):
         return ravel_pytree(whiten(whitening, unravel(gradient)))[0], whitening
@@ -281,7 +290,9 @@ def whitener(moment: Float[Array, "K K"], otherwise: Float[Array, "K K"]) -> Flo
     the moment is not finite, it is `otherwise`.
     """
     seen = jnp.isfinite(moment).all()
-    values, vectors = jnp.linalg.eigh(jnp.where(seen, moment, jnp.eye(len(moment))))
+    values, vectors = jnp.linalg.eigh(
+        jnp.where(seen, moment, jnp.eye(*moment.shape, dtype=moment.dtype))
+    )
     gain = (jnp.maximum(values, 0) / values.mean() + DAMPING) ** -0.5
     gain /= jnp.sqrt(jnp.mean(gain**2))
     return jnp.where(seen, (vectors * gain) @ vectors.T, otherwise)
@@ -297,7 +308,7 @@ def mix(
     `worth` how much better than the others a pair did.
     """
     change = jnp.einsum("i,iaj,iak->jk", worth, noise, noise) / noise.shape[1]
-    change -= jnp.trace(change) / len(change) * jnp.eye(len(change))
+    change -= jnp.trace(change) / len(change) * jnp.eye(len(change), dtype=change.dtype)
     return outputs + MIX_RATE / 2 * outputs @ change
 
 
@@ -319,7 +330,8 @@ def second_moments(model: NCA, start: State, fires: Fires) -> dict[str, Float[Ar
         return (model(state, fire), sums, count + alive.sum()), None
 
     layers = {"hidden": model.hidden, "output": model.output}
-    sums = {name: jnp.zeros((layer.in_features + 1,) * 2) for name, layer in layers.items()}
+    sizes = {name: layer.in_features + 1 for name, layer in layers.items()}
+    sums = {name: jnp.zeros((n, n), jnp.float32) for name, n in sizes.items()}
     (end, sums, count), _ = jax.lax.scan(step, (start, sums, jnp.float32(0.0)), fires)
     grew = (end != start).any() & living_mask(end, model.alive_threshold).any()
     return {name: jnp.where(grew, total / count, jnp.nan) for name, total in sums.items()}
@@ -416,7 +428,7 @@ def make_evolve(
         key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
         shared = prepare(strategy.mean(state), key_evaluate)
         state = strategy.look(state, lambda mean: look(mean, shared))
-        population, state = algorithm.ask(key_ask, state, params)
+        population, state = narrow(algorithm.ask(key_ask, state, params))
         weights = strategy.members(state)
         fitness = evaluate_share(
             lambda asked, shared: fitness_fn(weights(asked), shared),

@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int32, Key
 
 from nca_lib.model import MAX_ELEMENTS, NCA, Array, Scalar, State, check_size
 
 MASKS = ("paired", "bernoulli")
+EVEN = np.float32(0.5)  # a bare 0.5 would draw other numbers where JAX makes 64 bits
 Fires = Int32[Array, "T N"] | Bool[Array, "T H W"]
 
 
@@ -45,11 +47,11 @@ def fire_schedule(
     if mask not in MASKS:
         raise ValueError(f"mask must be one of {MASKS}, got {mask!r}")
     if mask == "bernoulli":
-        return jax.random.bernoulli(key, 0.5, (num_steps, height, width))
+        return jax.random.bernoulli(key, EVEN, (num_steps, height, width))
     if height * width % 2:
         raise ValueError(f"paired masks need an even number of cells, got {height} x {width}")
     first = jnp.arange(0, height * width, 2, dtype=jnp.int32)
-    coin = jax.random.bernoulli(key, 0.5, (num_steps, len(first)))
+    coin = jax.random.bernoulli(key, EVEN, (num_steps, len(first)))
     return first + coin.astype(jnp.int32)
 
 
@@ -165,6 +167,11 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     return jnp.concatenate([state[None], jax.lax.scan(step, state, fires)[1]])
 
 
+def _middles(cells: int) -> Float[Array, " cells"]:
+    """Where the middles of cells are, in cells."""
+    return jnp.arange(cells, dtype=jnp.float32) + 0.5
+
+
 def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[Array, "H W"]:
     """Mark the half of a grid on one side of a line.
 
@@ -172,8 +179,7 @@ def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[A
     one. `offset` is the distance of the line from the centre, in cells. Explained in chapter 5,
     "Damage".
     """
-    rows = jnp.arange(0.5, height)[:, None] - height / 2  # of the middle of each cell
-    columns = jnp.arange(0.5, width) - width / 2
+    rows, columns = _middles(height)[:, None] - height / 2, _middles(width) - width / 2
     return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
 
 
@@ -184,7 +190,7 @@ def disc(
 
     The point is measured from the upper and the left edge. Explained in chapter 5, "Damage".
     """
-    rows, columns = jnp.arange(0.5, height)[:, None], jnp.arange(0.5, width)
+    rows, columns = _middles(height)[:, None], _middles(width)
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
@@ -194,7 +200,7 @@ def damage(key: Key[Array, ""], state: State) -> State:
     Explained in chapter 5, "A lizard that heals".
     """
     height, width, _ = state.shape
-    coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,))
+    coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,), jnp.float32)
     size = min(height, width)
     cut = half(height, width, 2 * jnp.pi * angle, size * (offset - 0.5) / 8)
     place = (0.25 + 0.5 * row) * height, (0.25 + 0.5 * column) * width

@@ -217,6 +217,40 @@ def test_an_interrupted_end_is_made_up_for(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "run.json").exists()
 
 
+def in_x64(call, *arguments):
+    """Call where JAX makes 64 bits by default."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        return call(*arguments)
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "whitened", "age": 8, "damage": 0.5, "mask": "bernoulli"},
+        {"strategy": "backprop", "population": 4, "age": 8, "damage": 0.5},
+        {"goal": "life", "emoji": ""},
+    ],
+)
+def test_where_jax_makes_64_bits_all_is_of_32_bits_still(changes, tmp_path):
+    config = dataclasses.replace(TINY, generations=2, **changes)
+    train(config, tmp_path / "plain")
+    in_x64(train, config, tmp_path / "wide")
+    plain, wide = (checkpoint.read(tmp_path / name / "checkpoint")[0] for name in ("plain", "wide"))
+    form = [(leaf.shape, leaf.dtype) for leaf in plain]
+    assert [(leaf.shape, leaf.dtype) for leaf in wide] == form  # so that each resumes the other
+    assert not {dtype.name for _, dtype in form} & {"int64", "float64"}
+    run, again = load_run(tmp_path / "plain"), in_x64(load_run, tmp_path / "plain")
+    losses = in_x64(again.evaluate, 2)
+    assert losses.dtype == np.float32
+    np.testing.assert_allclose(losses, run.evaluate(2), rtol=1e-5)  # the same cells fire
+    if config.strategy == "backprop":  # no noise of evosax
+        for a, b in zip(plain, wide, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def saved_by(**changes):
     """What the checkpoint of a run tells, at generation 2."""
     rows = [[number, number * 8, 0.5, 0.02, 0.02, 0.02, 0.0, 0] for number in (1, 2)]

@@ -249,7 +249,7 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
             perception = perceptions[number % 2]  # alternates, lest one product be reused
             return visit(lambda pair: perception @ pair[0] @ pair[1], weights)
 
-        result = jnp.zeros((len(weights[0]), rows, config.channels))
+        result = jnp.zeros((len(weights[0]), rows, config.channels), jnp.float32)
         return jax.lax.fori_loop(0, config.num_steps, step, result)
 
     specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
@@ -258,7 +258,7 @@ def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
     shapes = [(2, rows, wide), (config.population, wide, config.hidden)]
     shapes += [(config.population, config.hidden, config.channels)]
     # Random numbers: a GPU draws less power, and so runs faster, on constant ones.
-    seen, *layers = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
+    seen, *layers = [jax.random.normal(jax.random.key(0), n, jnp.float32) for n in shapes]
     seconds = []
     for _ in range(1 + repeats):
         clock = time.perf_counter()

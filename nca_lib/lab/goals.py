@@ -89,7 +89,8 @@ def place(body: Float[Array, "h w"], size: int = WORLD) -> Float[Array, "{size} 
     """
     height, width = body.shape
     above, left = (size - height) // 2, (size - width) // 2
-    return jnp.zeros((size, size)).at[above : above + height, left : left + width].set(body)
+    grid = jnp.zeros((size, size), body.dtype)
+    return grid.at[above : above + height, left : left + width].set(body)
 
 
 def methuselah(state: State, surrogate: str = "") -> Float[Array, ""]:

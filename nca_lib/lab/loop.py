@@ -136,7 +136,9 @@ def train(
     """Evolve a rule and leave a run folder.
 
     Ctrl-C saves a checkpoint before it leaves. Where a checkpoint cannot be written, the training
-    says so and goes on. Explained in chapter 4, "Half a minute of evolution".
+    says so and goes on. With `JAX_ENABLE_X64=1` everything is computed in float32 all the same, but
+    evosax draws other noise: another run, as good. Explained in chapter 4, "Half a minute of
+    evolution".
 
     Args:
         config: what to run.

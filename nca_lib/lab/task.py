@@ -116,7 +116,8 @@ class Task(NamedTuple):
         if self.config.age == 0:
             return self.start, self.fires(key)
         key_fires, key_luck, key_grow, key_damage = jax.random.split(key, 4)
-        model, (old, scale, hurt) = self.merge(params), jax.random.uniform(key_luck, (3,))
+        model = self.merge(params)
+        old, scale, hurt = jax.random.uniform(key_luck, (3,), jnp.float32)
         age = jnp.where(old < 1 / 3, 0, (self.config.age + 1.0) ** scale).astype(jnp.int32)
 
         def live(number, state):

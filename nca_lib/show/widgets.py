@@ -240,7 +240,7 @@ def _make_live(run: Run) -> Callable:
 
     @jax.jit
     def live(points, direction):
-        noise = jax.random.normal(jax.random.key(direction), first.shape)
+        noise = jax.random.normal(jax.random.key(direction), first.shape, first.dtype)
 
         def one(point):
             weights = unravel(first + point[1] * (last - first) + point[0] * noise)
