@@ -46,7 +46,15 @@ def read(path):
         ("", OTHER, ""),
         (None, "https://github.com/jane/lizards.git", "jane/lizards"),
         (None, "git@github.com:jane/lizards.git", "jane/lizards"),
-        (None, "https://user:secret@github.com/jane/lizards.git", ""),
+        (None, "https://user:secret@github.com/jane/lizards.git", "jane/lizards"),
+        (None, "https://jane@github.com/jane/lizards", "jane/lizards"),
+        (None, "http://www.GitHub.com/jane/lizards/", "jane/lizards"),
+        (None, "ssh://git@github.com:22/jane/lizards.git", "jane/lizards"),
+        (None, "ssh://git@ssh.github.com:443/jane/lizards.git", "jane/lizards"),
+        (None, "github.com:jane/lizards.git", "jane/lizards"),
+        (None, "https://user:secret@gitlab.com/jane/lizards.git", ""),
+        (None, "https://github.com.example.org/jane/lizards.git", ""),
+        (None, "work:jane/lizards.git", ""),  # the host's name in somebody's settings of ssh
         (None, "on_this/disk", ""),
         (None, None, ""),
     ],
@@ -60,13 +68,17 @@ def test_repository_is_what_is_given_else_the_remote(
     monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
     if given is not None:
         monkeypatch.setenv("BOOK_REPOSITORY", given)
-    assert publishing.find_repository(tmp_path) == repository
+    troubles = []
+    assert publishing.find_repository(tmp_path, troubles) == repository
+    assert bool(troubles) == (not repository) and "secret" not in "".join(troubles)
 
 
 def test_without_git_there_is_no_repository(monkeypatch, tmp_path):
     monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert publishing.find_repository(tmp_path) == ""
+    troubles = []
+    assert publishing.find_repository(tmp_path, troubles) == ""
+    assert "git" in troubles[0]
 
 
 @pytest.mark.parametrize("given", ["lizards", "https://gitlab.com/a/b", "a/b?x", 'a/"onclick'])

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from pybtex.database import parse_file
+from sphinx.util import logging
 
 import nca_lib
 
@@ -26,7 +27,7 @@ BOOK = Path(__file__).parents[1]
 BRANCH = "colab"
 COLAB = "https://colab.research.google.com"
 GITHUB = re.compile(
-    r"(?:(?:https://|ssh://git@|git@)github\.com[:/])?"
+    r"(?:(?:(?:https?|ssh|git)://)?(?:[^/]*@)?(?i:(?:www\.|ssh\.)?github\.com)(?::\d+/|[:/]))?"
     r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))/(?P<name>[A-Za-z0-9._-]{1,100}?)(?:\.git)?/?"
 )
 BOX = re.compile(r"^:::+\{(?:admonition\} ?([^\n]*)|(\w+)\})\n(.*?)^:::+$", re.M | re.S)
@@ -35,21 +36,24 @@ TERM = re.compile(r"\{term\}`([^`<]*[^`<\s])(?:\s*<[^`>]*>)?`")
 EMPTY = 'LIBRARY = ""'  # in the first code cell of every chapter
 
 
-def git(root: Path, *arguments: str) -> str:
-    """What git says of a folder, or "" without git, a checkout or an answer."""
+def git(root: Path, *arguments: str, troubles: list[str] | None = None) -> str:
+    """What git says of a folder, or "" without git, a checkout or an answer, and why to a list."""
     try:
-        return subprocess.check_output(
-            ["git", "-C", str(root), *arguments], stderr=subprocess.DEVNULL, text=True
-        ).strip()
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        if troubles is not None:
+            troubles.append(getattr(error, "stderr", str(error)).strip())
         return ""
 
 
-def find_repository(root: Path = ROOT) -> str:
+def find_repository(root: Path = ROOT, troubles: list[str] | None = None) -> str:
     """Find the repository on GitHub that the book is built from.
 
     Args:
         root: a folder under git; looked at only where BOOK_REPOSITORY is not set.
+        troubles: a list to which it is added why there is none.
 
     Returns:
         "owner/name", or "" without a repository or with one elsewhere than on GitHub.
@@ -58,15 +62,21 @@ def find_repository(root: Path = ROOT) -> str:
         ValueError: BOOK_REPOSITORY is set, not empty, and no repository on GitHub.
     """
     given = os.environ.get("BOOK_REPOSITORY")
-    address = git(root, "remote", "get-url", "origin") if given is None else given
+    troubles = [] if troubles is None else troubles
+    question = ("remote", "get-url", "origin")
+    address = git(root, *question, troubles=troubles) if given is None else given
     match = GITHUB.fullmatch(address)
+    shown = re.sub("(^|//)[^/]*@", r"\1", address)  # without a token
     if given and not match:
         raise ValueError(
-            f'BOOK_REPOSITORY must be "owner/name" or an address on github.com, got {given!r}'
+            f'BOOK_REPOSITORY must be "owner/name" or an address on github.com, got {shown!r}'
         )
     # A remote without github.com is a path on this machine.
-    is_known = match and (given or "github.com" in address)
-    return f"{match['owner']}/{match['name']}" if is_known else ""
+    if match and (given or "github.com" in address.lower()):
+        return f"{match['owner']}/{match['name']}"
+    if not troubles:
+        troubles.append(f"the address is {shown!r}, and not known to be on github.com")
+    return ""
 
 
 def colab_folder(repository: str) -> str:
@@ -213,7 +223,12 @@ def write_branch(folder: Path, repository: str) -> None:
 
 def setup(app):
     """Hook for Sphinx: buttons that lead to the repository and to Colab, and clean downloads."""
-    repository = find_repository()
+    troubles: list[str] = []
+    repository = find_repository(troubles=troubles)
+    for trouble in troubles:
+        logging.getLogger(__name__).info(
+            "No buttons to GitHub and Colab: %s (BOOK_REPOSITORY=owner/name names one)", trouble
+        )
 
     def add_buttons(app, config):
         if repository:
