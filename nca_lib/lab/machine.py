@@ -2,12 +2,16 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
+import re
+import resource
 import sys
 import textwrap
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 import jax
 
@@ -39,8 +43,8 @@ def use_cores(cores: int | None = None) -> int:
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if cores is None and (forced or jax.config.jax_num_cpu_devices > 0):
         return jax.local_device_count()
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    cores = cores or available or os.cpu_count() or 1
+    may_use = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
+    cores = cores or len(may_use(0))
     with contextlib.suppress(RuntimeError):  # already up: fine if it is what was asked for
         jax.config.update("jax_num_cpu_devices", cores)
     if jax.default_backend() == "cpu" and jax.local_device_count() != cores:
@@ -74,16 +78,43 @@ def memory_needed(config: Config, chunk: int) -> int:
     return chunk * member + masks + 5 * 4 * config.population * weights  # noise, members, copies
 
 
-def free_memory() -> float:
-    """What a device may still hold, in bytes; infinity where the system does not tell."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
+def free_memory(root: Path = Path("/")) -> float:
+    """What a device may still hold, in bytes; infinity where the system does not tell.
+
+    A CPU's devices share the least of what the machine, the process's control groups and its own
+    limit (`ulimit -v`) have left. They are looked up below `root`.
+    """
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return max(0, min(_memory_left(root), default=math.inf)) / jax.local_device_count()
+    with contextlib.suppress(Exception):  # nothing is known of what may be raised
+        statistics = device.memory_stats()
         return statistics["bytes_limit"] - statistics["bytes_in_use"]
-    table = Path("/proc/meminfo")
-    if table.exists():  # Linux; the CPU's devices share the memory
-        rows = dict(line.split(":") for line in table.read_text().splitlines())
-        return 1024 * int(rows["MemAvailable"].split()[0]) / jax.local_device_count()
     return math.inf
+
+
+# Of control groups, version 1 and 2: where they are, the file with the limit, and what in
+# `memory.stat` cannot be dropped, as copies of files can.
+GROUPS = [("memory", "memory.limit_in_bytes", "total_rss"), ("", "memory.max", "anon")]
+
+
+def _memory_left(root: Path) -> Iterator[float]:
+    """Bytes that are left to this process, by each who has a say, where Linux tells."""
+    with contextlib.suppress(OSError):
+        rows = dict(row.split(":") for row in (root / "proc/meminfo").read_text().splitlines())
+        yield 1024 * int(rows["MemAvailable"].split()[0])
+        if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+            pages = int((root / "proc/self/statm").read_text().split()[0])
+            yield limit - pages * resource.getpagesize()
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            group = PurePath(line.split(":", 2)[2][1:])
+            inner = (group, *group.parents) if re.match(r"\d+:(|.*memory.*):", line) else ()
+            for folder, (mount, most, used) in itertools.product(inner, GROUPS):
+                folder = root / "sys/fs/cgroup" / mount / folder
+                with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or "max"
+                    limit = int((folder / most).read_text())
+                    rows = (folder / "memory.stat").read_text().splitlines()
+                    yield limit - int(dict(row.split() for row in rows)[used])
 
 
 def plan_chunk(config: Config, chunk: int | None = None) -> int:
