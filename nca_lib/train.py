@@ -10,10 +10,12 @@ A run folder holds `run.json` (configuration, provenance, final losses), `histor
 
 import argparse
 import dataclasses
+import os
 import re
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import jax
 
@@ -73,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         the run, so 130 for Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Where it is closed (2>&-), the next file to be opened would get what others write there.
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     kept = [argument for argument in arguments if argument != "--resume"]
     try:
         options, config = parse(arguments)

@@ -517,9 +517,9 @@ def main(arguments: list[str] | None = None) -> int:
         use_cores()
         config = notebook(**{name: getattr(options, name) for name in sizes})
         report = benchmark(config, options.repeats, options.only)
-        print(table(report))
         if options.json:
             write_atomic(options.json, (json.dumps(report, indent=2) + "\n").encode())
+        print(table(report))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

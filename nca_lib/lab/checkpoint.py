@@ -14,18 +14,28 @@ import math
 import os
 import secrets
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 MAGIC = b"nca_lib checkpoint "  # then a digit, the version of the format, and a line break
 VERSION = 2  # since 2 the dictionary tells the target and the devices; 1 is read, too
 MAX_BYTES = 2**30  # of a file, and of what it unpacks to
+
+
+def tell(words: str, file: TextIO | None = None) -> None:
+    """Print for who reads along; no terminal that is gone, or has few letters, stops the work."""
+    file = file or sys.stdout
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # None: it was closed at first
+        letters = file.encoding or "utf-8"
+        tqdm.write(words.encode(letters, "backslashreplace").decode(letters), file=file)
 
 
 def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) -> None:
@@ -222,7 +232,7 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
             leaves, meta = read(previous(path))
         except (OSError, ValueError) as second:
             raise ValueError(f"no good checkpoint is left: {error}; {second}") from None
-        print(f"{error}; going back to {previous(path)}")
+        tell(f"{error}; going back to {previous(path)}")
     expected, structure = jax.tree.flatten(like)
     found = [(leaf.shape, leaf.dtype) for leaf in leaves]
     wanted = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in expected]

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import jax
 from tqdm import tqdm
 
 from nca_lib.lab import checkpoint, runs
+from nca_lib.lab.checkpoint import tell
 from nca_lib.lab.config import Config
 from nca_lib.lab.machine import describe_device, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, MEASURED
@@ -178,7 +179,7 @@ def train(
                 return out  # complete already
         if is_writer and chunk:
             needed = memory_needed(config, chunk) / 1e6
-            print(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
+            tell(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
         last = dict(zip(HISTORY, meta["history"][-1], strict=True)) if meta["history"] else START
         points = log_points(config, last["generation"])
         rows = run(task, (strategy, evolve), state, points, last)
@@ -205,12 +206,8 @@ def _keep(
         if path and meta["generation"]:
             checkpoint.save(path, state, meta, mine)
 
-    def tell(words, file):
-        with suppress(OSError, ValueError):  # the terminal may be gone
-            progress.write(words, file=file)
-
     total, done = meta["config"]["generations"], meta["generation"]
-    progress = tqdm(total=total, initial=done, unit="gen", disable=path is None)
+    progress = tqdm(total=total, initial=done, unit="gen", disable=not (path and sys.stderr))
     try:
         for following, row in rows:
             history = [*meta["history"], [row[name] for name in HISTORY]]
@@ -231,7 +228,7 @@ def _keep(
         try:
             runs.retry(save)
             if isinstance(error, KeyboardInterrupt) and path and meta["generation"]:
-                tell(f"Stopped at generation {meta['generation']}. To go on: {how}", sys.stdout)
+                tell(f"Stopped at generation {meta['generation']}. To go on: {how}")
         except Exception as second:  # must not hide why it stopped
             tell(f"warning: not written: {second}", sys.stderr)
         raise
