@@ -7,6 +7,7 @@ The bundled emoji are drawn from the font Noto Color Emoji (SIL Open Font Licens
 `data/emoji/manifest.json`). All others are downloaded once from Noto's public repository.
 """
 
+import contextlib
 import io
 import json
 import numbers
@@ -15,6 +16,7 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pooch
@@ -29,6 +31,8 @@ MAX_SIZE, MAX_PADDING = 512, 256  # cells
 MAX_EMOJI = 32  # code points; the longest emoji of Unicode have about ten
 # What an image may be. Pillow reads some fifty formats more, one of them by starting a program.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
+# Pixels that Pillow makes 8 bits of: they no longer equal the colour that is to be transparent.
+SHIFTED = ("L;2", "L;4", "I;16B", "RGB;16B")
 # Bytes, and pixels in a row: what resampling takes grows with the side, whatever the area.
 MAX_FILE, MAX_SIDE = 100_000_000, 65_535
 
@@ -57,7 +61,7 @@ def load_emoji(
 
     A bundled emoji (`list_emoji`) is read from the package. Any other, those of several code
     points included (flags, skin tones, families), is downloaded from Noto's public repository
-    and kept in the user's cache folder.
+    and kept in the user's cache folder, where there is one.
 
     Explained in chapter 1, "From many pixels to few cells".
 
@@ -119,7 +123,8 @@ def load_image(
     Raises:
         ValueError: An argument is not as described, or the file is missing, is not an image, is
             damaged, is larger than 100 MB, has more pixels than Pillow deems safe or more than
-            65,535 in a row, or its values have no agreed range (floats).
+            65,535 in a row, its values have no agreed range (floats, signed integers, 32 bits), or
+            a colour of other than 8 bits is transparent.
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"path must be the path of an image file, got {path!r}")
@@ -178,15 +183,26 @@ def _read(path: str | os.PathLike) -> Image.Image:
             with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
                 if max(image.size) > MAX_SIDE:
                     raise ValueError(f"{image.width} x {image.height} pixels")
-                if image.mode == "F":
-                    raise ValueError("its values are floats, which have no agreed range")
+                _check_range(image)
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip
-                    grey = np.asarray(upright).clip(0, 65_535).astype(np.float32)
-                    upright = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+                    grey = np.rint(np.asarray(upright, np.float32) / 257)
+                    upright = Image.fromarray(grey.astype(np.uint8))
                 return upright.convert("RGBA")
     except Exception as error:  # decoders raise nearly anything when fed damaged files
         raise ValueError(f"not a readable image ({error})") from error
+
+
+def _check_range(image: Image.Image) -> None:
+    """Refuse values of which nobody says what is white, or which Pillow does not read as meant."""
+    tags = {258: (16,), 262: 1, 339: (1,)} | dict(getattr(image, "tag_v2", {}))  # of TIFF
+    raw = "transparency" in image.info and image.tile[0][3]
+    is_plain = image.mode not in ("F", "I") and {*tags[339]} == {1} and raw not in SHIFTED
+    if not is_plain or (image.mode[:4] == "I;16" and (tags[258], tags[262]) != ((16,), 1)):
+        raise ValueError(
+            "its values have no agreed range (floats, signed, 12 or 32 bits, 0 for white), or a "
+            "colour of other than 8 bits is transparent: save it with 8 bits and alpha"
+        )
 
 
 def _noto_path(emoji: str) -> str:
@@ -205,13 +221,22 @@ def _noto_path(emoji: str) -> str:
 def _download(path: str) -> Image.Image:
     """Picture of Noto's repository, from the cache folder or else from there."""
     pooch.get_logger().setLevel("WARNING")  # it would tell the notebook of every download
-    file = pooch.os_cache("nca_lib") / f"noto-{NOTO_VERSION}" / Path(path).name
     # Noto's pictures lie where they are asked for: who redirects is somebody else. And pooch would
     # leave open a stream that it does not read to the end.
     downloader = pooch.HTTPDownloader(timeout=TIMEOUT, allow_redirects=False, stream=False)
-    fetch = partial(pooch.retrieve, NOTO_URL + path, None, file.name, file.parent)
-    try:
-        return _read(fetch(downloader=downloader))
-    except ValueError:  # damaged, in the cache or on the way
-        file.unlink(missing_ok=True)
-        return _read(fetch(downloader=downloader))
+    fetch = partial(pooch.retrieve, NOTO_URL + path, None, downloader=downloader)
+    with TemporaryDirectory() as spare:
+        file = (_cache() or Path(spare)) / Path(path).name
+        try:
+            return _read(fetch(file.name, file.parent))
+        except ValueError:  # damaged, in the cache or on the way
+            file.unlink(missing_ok=True)
+            return _read(fetch(file.name, file.parent))
+
+
+def _cache() -> Path | None:
+    """Folder for what was downloaded; None where there is no home, or none to write to."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = pooch.os_cache("nca_lib").expanduser() / f"noto-{NOTO_VERSION}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder if os.access(folder, os.W_OK) else None

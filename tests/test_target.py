@@ -7,6 +7,8 @@ import json
 import socket
 import struct
 import threading
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pooch
@@ -20,9 +22,9 @@ MANIFEST = json.loads((DATA / "manifest.json").read_text(encoding="utf-8"))
 OTHER = "🦖"  # an emoji that is not bundled
 
 
-def encoded(image, kind="PNG"):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -135,6 +137,46 @@ def test_camera_orientation_is_applied(tmp_path, suffix):
     assert pixels[:14, 9:23, :3].max() < 0.1 and pixels[18:, 9:23, :3].min() > 0.9
 
 
+def grey_png(bits):
+    """Four black and four white pixels, of which black is transparent."""
+    row = bytes(1) + (2 ** (4 * bits) - 1).to_bytes(bits)
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0), b"tRNS": bytes(2)}
+    parts |= {b"IDAT": zlib.compress(row), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts.items()
+    )
+
+
+def test_a_grey_that_is_transparent_is_so_or_is_refused(tmp_path):
+    for bits in (1, 2, 4, 8, 16):
+        (tmp_path / "x.png").write_bytes(grey_png(bits))
+        if bits in (1, 8):
+            alpha = load_image(tmp_path / "x.png", 8, 0)[..., 3]
+            assert alpha[3:5].sum(axis=0).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+        else:
+            with pytest.raises(ValueError, match="a colour of other than 8 bits is transparent"):
+                load_image(tmp_path / "x.png")
+
+
+SHORTS = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+BLACK_IS_0, WHITE_IS_0 = (struct.pack("<HHIH", 262, 3, 1, kind) for kind in (1, 0))
+NO_RANGE = {
+    "int32": encoded(Image.fromarray(np.int32(SHORTS)), "TIFF"),
+    "white is 0": encoded(Image.fromarray(SHORTS), "TIFF").replace(BLACK_IS_0, WHITE_IS_0),
+    "int8": encoded(Image.fromarray(np.uint8(SHORTS // 512)), "TIFF", tiffinfo={339: (2,)}),
+    "int16": encoded(Image.fromarray(SHORTS // 2), "TIFF", tiffinfo={339: (2,)}),
+    "floats": encoded(Image.fromarray(np.float32(SHORTS)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", NO_RANGE)
+def test_numbers_without_an_agreed_range_are_refused(tmp_path, name):
+    (tmp_path / "x.tiff").write_bytes(NO_RANGE[name])
+    with pytest.raises(ValueError, match="no agreed range"):
+        load_image(tmp_path / "x.tiff")
+
+
 def bomb(side):
     """A BMP whose header promises more pixels than the file holds."""
     data = encoded(Image.new("RGB", (8, 8)), "BMP")
@@ -145,7 +187,6 @@ BROKEN = {
     "empty": b"",
     "text": b"not an image",
     "cut": RED[:-40],
-    "floats": encoded(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"),
     "ppm": encoded(Image.new("RGB", (8, 8)), "PPM"),  # Pillow would read it
     "long": encoded(Image.new("1", (65_536, 1))),
     "decompression bomb": bomb(10_000),  # Pillow warns
@@ -212,6 +253,21 @@ def test_a_picture_is_fetched_once(noto, emoji, tmp_path, caplog, monkeypatch):
     names = [path.name for path in (tmp_path / "nca_lib").glob("*/*")]  # and nothing temporary
     assert names == [PATHS[emoji].split("/")[-1]]
     assert not caplog.records  # pooch would tell the notebook
+
+
+@pytest.mark.parametrize("home", ["~nobody-of-that-name", "file", RuntimeError])
+def test_without_a_cache_the_picture_is_fetched_each_time(noto, home, tmp_path, monkeypatch):
+    def cache(project):
+        if home is RuntimeError:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(home) / project
+
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pooch, "os_cache", cache)
+    for _ in range(2):
+        assert (load_emoji(OTHER, 16, 0) == [1, 0, 0, 1]).all()
+    assert len(noto.asked) == 2 and [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def refused(emoji):
