@@ -78,8 +78,7 @@ class Strategy(NamedTuple):
 
         Lower is better; infinity stands for what is not finite.
         """
-        told, metrics = self.algorithm.tell(key, asked, fitness, state, self.params)
-        told = narrow(told)
+        told, metrics = narrow(self.algorithm.tell(key, asked, fitness, state, self.params))
         if not self.whitens:
             return told, metrics
         ranks = self.algorithm.fitness_shaping_fn(asked, fitness, state, self.params)
@@ -258,9 +257,7 @@ def to_weights(params: Any) -> optax.GradientTransformation:
 
     def init(flat):
         shapes = {name: _rows(layer).shape for name, layer in params.items()}
-        return Whitening(
-            *({k: jnp.eye(n[i], dtype=flat.dtype) for k, n in shapes.items()} for i in (0, 1))
-        )
+        return Whitening(*({name: jnp.eye(n[i]) for name, n in shapes.items()} for i in (0, 1)))
 
     def update(gradient, whitening, _=None):
         return ravel_pytree(whiten(whitening, unravel(gradient)))[0], whitening
@@ -290,9 +287,7 @@ def whitener(moment: Float[Array, "K K"], otherwise: Float[Array, "K K"]) -> Flo
     the moment is not finite, it is `otherwise`.
     """
     seen = jnp.isfinite(moment).all()
-    values, vectors = jnp.linalg.eigh(
-        jnp.where(seen, moment, jnp.eye(*moment.shape, dtype=moment.dtype))
-    )
+    values, vectors = jnp.linalg.eigh(jnp.where(seen, moment, 0.0))
     gain = (jnp.maximum(values, 0) / values.mean() + DAMPING) ** -0.5
     gain /= jnp.sqrt(jnp.mean(gain**2))
     return jnp.where(seen, (vectors * gain) @ vectors.T, otherwise)
@@ -330,8 +325,7 @@ def second_moments(model: NCA, start: State, fires: Fires) -> dict[str, Float[Ar
         return (model(state, fire), sums, count + alive.sum()), None
 
     layers = {"hidden": model.hidden, "output": model.output}
-    sizes = {name: layer.in_features + 1 for name, layer in layers.items()}
-    sums = {name: jnp.zeros((n, n), jnp.float32) for name, n in sizes.items()}
+    sums = {k: jnp.zeros((layer.in_features + 1,) * 2, jnp.float32) for k, layer in layers.items()}
     (end, sums, count), _ = jax.lax.scan(step, (start, sums, jnp.float32(0.0)), fires)
     grew = (end != start).any() & living_mask(end, model.alive_threshold).any()
     return {name: jnp.where(grew, total / count, jnp.nan) for name, total in sums.items()}

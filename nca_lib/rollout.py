@@ -167,11 +167,6 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     return jnp.concatenate([state[None], jax.lax.scan(step, state, fires)[1]])
 
 
-def _middles(cells: int) -> Float[Array, " cells"]:
-    """Where the middles of cells are, in cells."""
-    return jnp.arange(cells, dtype=jnp.float32) + 0.5
-
-
 def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[Array, "H W"]:
     """Mark the half of a grid on one side of a line.
 
@@ -179,7 +174,8 @@ def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[A
     one. `offset` is the distance of the line from the centre, in cells. Explained in chapter 5,
     "Damage".
     """
-    rows, columns = _middles(height)[:, None] - height / 2, _middles(width) - width / 2
+    rows = jnp.arange(0.5, height, dtype=jnp.float32)[:, None] - height / 2  # middles of cells
+    columns = jnp.arange(0.5, width, dtype=jnp.float32) - width / 2
     return jnp.sin(angle) * rows + jnp.cos(angle) * columns > offset
 
 
@@ -190,8 +186,8 @@ def disc(
 
     The point is measured from the upper and the left edge. Explained in chapter 5, "Damage".
     """
-    rows, columns = _middles(height)[:, None], _middles(width)
-    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    rows, columns = (jnp.arange(0.5, n, dtype=jnp.float32) for n in (height, width))
+    return (rows[:, None] - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
 def damage(key: Key[Array, ""], state: State) -> State:

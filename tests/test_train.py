@@ -2,8 +2,11 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
+import resource
+import shutil
 import signal
 import sys
 import types
@@ -285,6 +288,33 @@ def test_a_checkpoint_of_something_else_cannot_resume(saved):
         resumed(saved)
 
 
+def test_a_later_version_is_not_taken_for_damage(finished, tmp_path):
+    later = dataclasses.asdict(TINY) | {"wings": 2}
+    with pytest.raises(
+        ValueError, match="cannot resume: a later version .* has added wings: update"
+    ):
+        resumed(saved_by(config=later))
+    shutil.copytree(finished, tmp_path / "run")
+    info = json.loads((finished / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info | {"config": later}))
+    with pytest.raises(
+        ValueError, match="cannot be read: .*later version .* has added wings: update"
+    ):
+        load_run(tmp_path / "run")
+    for name in ("run.json", "history.csv"):  # as some editors write it
+        (tmp_path / "run" / name).write_bytes(b"\xef\xbb\xbf" + (finished / name).read_bytes())
+    assert load_run(tmp_path / "run").info == info
+
+
+def test_one_emoji_in_two_spellings_is_one_target(finished):
+    meta = runs.begin(make_task(dataclasses.replace(TINY, emoji="❤️")))
+    saved = saved_by(config=meta["config"] | {"emoji": "❤"}, target=meta["target"])
+    points = log_points(TINY, 0)
+    assert runs.continue_from(saved, meta, points)["config"] == meta["config"]
+    with pytest.raises(ValueError, match="cannot resume: emoji"):
+        runs.continue_from(saved_by(), meta, points)
+
+
 def test_a_run_may_start_from_another(finished, tmp_path):
     config = dataclasses.replace(TINY, generations=1, init=str(finished), learning_rate=1e-9)
     out = train(config, tmp_path / "more")
@@ -383,6 +413,46 @@ def test_memory_is_planned_before_compiling(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+GROUPS = [
+    {
+        "proc/self/cgroup": "7:cpu,cpuacct:/\n4:memory:/a/b\n",
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1500000000\n",
+        "sys/fs/cgroup/memory/a/memory.stat": "cache 900000000\ntotal_rss 500000000\n",
+    },
+    {
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/a/b/memory.max": "max\n",
+        "sys/fs/cgroup/a/memory.max": "1500000000\n",
+        "sys/fs/cgroup/a/memory.stat": "anon 500000000\nfile 900000000\n",
+    },
+]
+
+
+@pytest.mark.parametrize("files", [{}, *GROUPS], ids=["none", "version 1", "version 2"])
+def test_free_is_what_the_tightest_limit_leaves(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    for name, text in ({"proc/meminfo": "MemAvailable: 8000000 kB\n"} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    free = machine.free_memory(tmp_path) * jax.local_device_count()
+    assert free == (10**9 if files else 8_192_000_000)
+    (tmp_path / "proc" / "self").mkdir(exist_ok=True)
+    (tmp_path / "proc" / "self" / "statm").write_text("1000 20 3\n")
+    limit = 2000 * resource.getpagesize()  # as by ulimit -v
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (limit, limit))
+    assert machine.free_memory(tmp_path) * jax.local_device_count() == limit / 2
+
+
+@pytest.mark.parametrize("statistics", [None, {}, ZeroDivisionError])
+def test_a_device_that_does_not_tell_is_not_given_the_memory_of_the_host(statistics, monkeypatch):
+    def tell():
+        return statistics if not isinstance(statistics, type) else 1 / 0
+
+    device = types.SimpleNamespace(platform="gpu", memory_stats=tell)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert machine.free_memory() == math.inf
+
+
 @pytest.mark.parametrize("mask", ["paired", "bernoulli"])
 @pytest.mark.parametrize("chunk", [1, 8])
 def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
@@ -463,6 +533,23 @@ def test_command_line_errors_are_one_line_and_nothing_is_written(flags, message,
     assert status == 2 and message in error and "error: " in error
     assert not usage or usage[0].startswith("usage: ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_terminal_without_letters_or_errors_stops_nothing(tmp_path, monkeypatch):
+    said = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setattr(sys, "stderr", None)  # what Python makes of 2>&-
+    with ctrl_c_at(20):
+        assert main(arguments(tmp_path / "läuf", "--emoji", "🦋")) == 130
+    sys.stderr.close()
+    checkpoint.save(tmp_path / "läuf" / "checkpoint", {}, {})
+    (tmp_path / "läuf" / "checkpoint").write_text("damaged")
+    leaves, meta = checkpoint.read(checkpoint.previous(tmp_path / "läuf" / "checkpoint"))
+    assert checkpoint.load(tmp_path / "läuf" / "checkpoint", like=leaves)[1] == meta
+    said.flush()
+    *_, stopped, back = said.buffer.getvalue().decode().splitlines()
+    assert "generation 20. To go on" in stopped and r"--emoji '\U0001f98b' --resume" in stopped
+    assert r"l\xe4uf/checkpoint is not a checkpoint" in back
 
 
 def test_nohup_is_heeded(monkeypatch):

@@ -89,6 +89,17 @@ class Config:
         _check_together(self)
 
 
+def read_config(values: dict) -> Config:
+    """Make the configuration that a file holds, which may lack fields that were added since.
+
+    A NotImplementedError names fields that a later version must have added.
+    """
+    if later := values.keys() - {field.name for field in dataclasses.fields(Config)}:
+        names = ", ".join(sorted(later))
+        raise NotImplementedError(f"a later version of nca_lib has added {names}: update nca_lib")
+    return Config(**values)
+
+
 def _check_field(field: dataclasses.Field, value: object) -> None:
     told, kind = field.metadata, field.type
     good = type(value) is kind or (kind is float and type(value) is int)

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from nca_lib.lab import checkpoint, images
-from nca_lib.lab.checkpoint import load_weights, read_file
-from nca_lib.lab.config import FRESH, SHIPPED, Config
+from nca_lib.lab.checkpoint import load_weights, read_file, tell
+from nca_lib.lab.config import FRESH, SHIPPED, Config, read_config
 from nca_lib.lab.machine import describe_device, versions
 from nca_lib.lab.task import Task, make_measure, make_task
 
@@ -127,18 +127,22 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
             `generations` is smaller here, or the target has changed: names what, and both values.
     """
     try:
-        config = dataclasses.asdict(Config(**saved["config"]))  # it may be older than some fields
+        config = dataclasses.asdict(read_config(saved["config"]))
         progress = {"generation": saved["generation"], "seconds": float(saved["seconds"])}
         history, before = saved["history"], saved.get("devices", meta["devices"])
         rows = [row[0] for row in history if len(row) == len(HISTORY)]
         is_run = len(rows) == len(history) and rows == sorted({*rows})
         is_run = is_run and rows[-1] == saved["generation"] and isinstance(before[-1], str)
+    except NotImplementedError as error:
+        raise ValueError(f"cannot resume: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError):
         is_run = False
     if not is_run:
         raise ValueError("cannot resume: the checkpoint is not one of a training")
+    # "❤" and "❤️" have the same picture.
+    free = ("generations", "emoji") if saved.get("target") == meta["target"] else ("generations",)
     for name, value in meta["config"].items():
-        if name != "generations" and config[name] != value:
+        if name not in free and config[name] != value:
             raise ValueError(
                 f"cannot resume: {name} is {value!r} here, in the checkpoint {config[name]!r}"
             )
@@ -155,7 +159,7 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
     kept = {*points, saved["generation"]}
     here = meta["devices"][0]
     if before[-1] != here:
-        print(f"The checkpoint is from {before[-1]}, and this is {here}: sums are rounded apart.")
+        tell(f"The checkpoint is from {before[-1]}, and this is {here}: sums are rounded apart.")
     devices = before if before[-1] == here else [*before, here]
     return meta | progress | {"devices": devices, "history": [r for r in history if r[0] in kept]}
 
@@ -295,14 +299,14 @@ def load_run(name_or_folder: str | Path) -> Run:
         )
     try:
         info = json.loads(read_file(folder / "run.json", MAX_FILE))
-        config = Config(**info["config"])
-        lines = read_file(folder / "history.csv", MAX_FILE).decode().splitlines()
+        config = read_config(info["config"])
+        lines = read_file(folder / "history.csv", MAX_FILE).decode("utf-8-sig").splitlines()
         table = np.genfromtxt(lines, delimiter=",", names=True, ndmin=1)
         history = {name: table[name] for name in HISTORY}
         if history["generation"][-1] != config.generations:
             raise ValueError(f"the history ends at generation {history['generation'][-1]:g}")
     except Exception as error:  # json and csv raise nearly anything on damaged files
-        raise ValueError(f"the run folder {folder} is damaged: {error!r}") from error
+        raise ValueError(f"the run folder {folder} cannot be read: {error!r}") from error
     task = make_task(config)
     params = load_weights(folder / "weights.npz", like=task.params)
     return Run(folder, info, config, task, params, history)

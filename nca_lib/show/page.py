@@ -12,6 +12,7 @@ import html
 import json
 import os
 import re
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def describe(
     if isinstance(run, Run):
         if config is not None:
             raise ValueError("config must be None for a run, which has its own")
-        name, config, params = name or run.folder.resolve().name, run.config, run.params
+        name, config, params = name or _plain(run.folder.resolve().name), run.config, run.params
     if not isinstance(config, Config):
         raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
     if config.cells != "smooth":
@@ -86,6 +87,12 @@ def describe(
     told |= {"channel_order": "hidden, red, green, blue, alpha", "fire_rate": 0.5}
     told |= {field: getattr(config, field) for field in fields}
     return told | _encode(flatten(params, config), dtype)
+
+
+def _plain(folder: str) -> str:
+    """A folder's name in the letters that names in a page may have: "lauf-1" for "Läuf_1"."""
+    letters = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode().lower()
+    return re.sub("[^a-z0-9]+", "-", letters)[:64].strip("-")
 
 
 def _encode(exact: np.ndarray, dtype: str) -> dict:
