@@ -12,8 +12,8 @@ SOURCE ?= .
 ARGS ?=
 
 # The interpreter .venv is made with: the first that is one of the tested versions.
-PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	$$python -I -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -I -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
 	2>/dev/null && echo $$python && break; done)
 
 BIN := $(VENV)/bin
@@ -42,7 +42,7 @@ help:  ## list the targets
 	@echo "Variables: PYTHON (interpreter for .venv), VENV, CONSTRAINTS, ARGS (for pytest or jupyter-book)"
 
 $(INSTALLED):
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found." \
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed and none was found." \
 		"Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "Installing into $(VENV); this happens once and takes a few minutes."
 	@ls $(VENV)/.installed-* > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -91,7 +91,7 @@ test: $(INSTALLED)  ## run the tests and every chapter
 
 # The lower bounds themselves. Without the oracle, which needs a newer jax, and with a pyparsing that
 # does not yet deprecate what matplotlib 3.10 calls.
-test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.13)
+test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.12)
 	mkdir -p _build
 	{ sed -E 's/>=([^,]+).*/==\1/' requirements.txt; echo 'pyparsing==3.2.0'; } > _build/lowest.txt
 	$(MAKE) test VENV=.venv-lowest REQUIREMENTS=_build/lowest.txt PACKAGE=.

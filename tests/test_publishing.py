@@ -172,13 +172,24 @@ def test_each_page_leads_to_its_own_notebook_which_runs_anywhere(built):
 
 def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
+    first, second, *_ = NOTEBOOKS
+    ran, changed = read(first), read(second)
+    output = {"output_type": "stream", "name": "stdout", "text": ["the lizard"]}
+    for each in (ran, changed):
+        next(cell for cell in each["cells"] if cell["cell_type"] == "code")["outputs"] = [output]
+    changed["cells"][0]["source"] = ["# As it was before"]
+    monkeypatch.setattr(publishing, "EXECUTED", tmp_path)
+    (tmp_path / first.name).write_text(json.dumps(ran))
+    (tmp_path / second.name).write_text(json.dumps(changed))
     folder = tmp_path / "branch"
     publishing.main(["branch", str(folder)])
     (wheel,) = folder.glob("*.whl")
     library = f"https://github.com/jane/lizards/raw/colab/{wheel.name}"
     written = sorted((folder / "book").iterdir())
     assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
-    assert all(library in path.read_text(encoding="utf-8") for path in written)
+    texts = [path.read_text(encoding="utf-8") for path in written]
+    assert all(library in text for text in texts)
+    assert ["the lizard" in text for text in texts] == [True] + [False] * (len(texts) - 1)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     badges = re.findall(r"colab-badge\.svg\)\]\((.*?)\)", readme)
     assert badges == [f"{COLAB}/{path.name}" for path in NOTEBOOKS]

@@ -24,6 +24,7 @@ import nca_lib
 
 ROOT = Path(__file__).parents[2]
 BOOK = Path(__file__).parents[1]
+EXECUTED = ROOT / "_build" / "jupyter_execute" / "book"
 BRANCH = "colab"
 COLAB = "https://colab.research.google.com"
 GITHUB = re.compile(
@@ -90,16 +91,17 @@ def wheel_address(repository: str) -> str:
     return f"https://github.com/{repository}/raw/{BRANCH}/{wheel}"
 
 
-def published(notebook: dict, repository: str, library: str) -> dict:
+def published(notebook: dict, repository: str, library: str, outputs: bool = False) -> dict:
     """Make a chapter fit to be read alone, anywhere: on Colab, or downloaded.
 
     The set-up cell learns where the library is, links between chapters lead to Colab, and what only
-    Jupyter Book understands (citations, terms, boxes) becomes plain Markdown. Outputs are dropped.
+    Jupyter Book understands (citations, terms, boxes) becomes plain Markdown.
 
     Args:
         notebook: as read from JSON; it is not changed.
         repository: "owner/name", or "": then links between chapters stay as they are.
         library: what the set-up cell gives to pip; "" leaves it empty.
+        outputs: whether to keep them.
 
     Returns:
         The new notebook.
@@ -116,7 +118,7 @@ def published(notebook: dict, repository: str, library: str) -> dict:
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
+            cell |= {} if outputs else {"outputs": [], "execution_count": None}
             text = text.replace(EMPTY, f"LIBRARY = {json.dumps(library)}")
             if solution:  # Colab folds a cell that is marked so, and shows its title
                 cell["metadata"]["cellView"] = "form"
@@ -185,12 +187,23 @@ def _citation(entry) -> str:
     return f"[{label}]({fields['url']})" if "url" in fields else label
 
 
-def write_published(source: Path, target: Path, repository: str) -> None:
+def write_published(source: Path, target: Path, repository: str, outputs: bool = False) -> None:
     """Write the published form of a notebook; without a repository it names no library."""
     library = wheel_address(repository) if repository else ""
-    notebook = published(json.loads(source.read_text(encoding="utf-8")), repository, library)
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    notebook = published(notebook, repository, library, outputs)
     text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
     target.write_text(text, encoding="utf-8")
+
+
+def executed(path: Path) -> Path:
+    """A chapter as `make book` has run it last, unless it was changed since: then as it is."""
+    ran = EXECUTED / path.name
+    if ran.exists():
+        before, after = (json.loads(file.read_text(encoding="utf-8")) for file in (path, ran))
+        if [cell["source"] for cell in before["cells"]] == [x["source"] for x in after["cells"]]:
+            return ran
+    return path
 
 
 def write_branch(folder: Path, repository: str) -> None:
@@ -205,7 +218,7 @@ def write_branch(folder: Path, repository: str) -> None:
     for path in sorted(BOOK.glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         title = "".join(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
-        write_published(path, folder / "book" / path.name, repository)
+        write_published(executed(path), folder / "book" / path.name, repository, outputs=True)
         link = f"{colab_folder(repository)}/{path.name}"
         badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
         rows.append(f"| {title} | {badge} |")
