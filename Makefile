@@ -38,15 +38,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help install book runs study queue surrogates faults serve test test-lowest test-runs test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
+	@echo "To begin, either of these; the first one installs, too, which takes a few minutes:"
+	@echo "  make book         # runs the chapters and builds the book, in some ten minutes"
+	@echo "  make test         # runs the tests and every chapter"
+	@echo "All targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: PYTHON (interpreter for .venv), VENV, CONSTRAINTS, ARGS (for pytest or jupyter-book)"
 
 $(INSTALLED):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed and none was found." \
 		"Name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@echo "Installing into $(VENV); this happens once and takes a few minutes."
+	@echo "Installing into $(VENV), once: some 150 packages, 700 MB, a few minutes. It ends by itself."
 	@ls $(VENV)/.installed-* > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS) -e '$(PACKAGE)' \
+	$(BIN)/python -m pip install -r $(REQUIREMENTS) -e '$(PACKAGE)' \
 		$(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	@rm -f $(VENV)/.installed-*
 	@touch $@
@@ -59,6 +63,8 @@ STALE = $(shell test -e _build/.built && find nca_lib book/_static book/_ext boo
 	_toc.yml -type f ! -name '*.pyc' -newer _build/.built | head -n 1)
 
 book: $(INSTALLED)  ## run the chapters and build the book
+	@echo "Building: each chapter that is new or changed runs, and says at its end how long it took;" \
+		"all of them take some ten minutes on two cores."
 	NCA_BOOK=$$($(BIN)/python book/_ext/publishing.py address) && export NCA_BOOK && \
 	$(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
 	@touch _build/.built
@@ -99,7 +105,7 @@ test-lowest:  ## the same with the lowest supported versions (PYTHON=python3.12)
 test-runs: $(INSTALLED)  ## begin every shipped run anew; `make test` takes three, others every day
 	ALL_RUNS=1 $(BIN)/python -m pytest tests/test_runs.py $(ARGS)
 
-test-colab: $(INSTALLED)  ## run two chapters as on Colab, from the network, in an environment of their own
+test-colab: $(INSTALLED)  ## run two chapters as on Colab, now and a year back, in environments of their own
 	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py $(ARGS)
 
 # What workflows and releases need.

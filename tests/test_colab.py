@@ -1,4 +1,4 @@
-"""A chapter on Colab, simulated: Colab's versions, the notebook alone, a first cell that installs.
+"""Chapters on Colab, simulated: Colab's versions, the notebook alone, a first cell that installs.
 
 Installs from the network, and so runs only with COLAB=1, by `make test-colab`.
 """
@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[1]
-# What Colab has of what we need, in the versions that are our lower bounds.
-BROUGHT_ALONG = "flax ipykernel ipython ipywidgets jax matplotlib numpy optax pillow tqdm".split()
+# What Colab has of what we need, in August 2026, and in the older runtimes that readers may choose.
+NOW = {
+    "flax": "0.11.2",
+    "ipykernel": "6.17.1",
+    "ipython": "7.34.0",
+    "ipywidgets": "7.7.1",
+    "jax": "0.7.2",
+    "matplotlib": "3.10.0",
+    "numpy": "2.1.3",
+    "optax": "0.2.8",
+    "pillow": "11.3.0",
+    "tqdm": "4.67.1",
+}
+RUNTIMES = {"3.13": NOW, "3.12": NOW | {"numpy": "2.0.2"}}
 # How code tells that it is on Colab; jax imports `output`.
 FAKE = """
 import sys, types
@@ -31,9 +44,10 @@ colab.output = types.ModuleType("google.colab.output")
 publishing = load_script("book/_ext/publishing.py")
 
 
-def find_python() -> str:
-    """Python 3.13, as on Colab; where there is none, the one that runs the tests."""
-    for name in filter(None, (os.environ.get("COLAB_PYTHON"), "python3.13")):
+def find_python(version: str) -> str:
+    """Python of this version; where there is none, the one that runs the tests."""
+    named = os.environ.get(f"COLAB_PYTHON{version.replace('.', '_')}")
+    for name in filter(None, (named, f"python{version}")):
         path = shutil.which(name)
         if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
             return path
@@ -43,7 +57,7 @@ def find_python() -> str:
 class Colab:
     """An environment with what Colab brings along, and a folder for each notebook."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, version: str):
         self.folder, self.bin = folder, folder / "venv" / "bin"
         hidden = ("PYTHON", "JUPYTER", "NCA_", "XLA_", "JAX_", "VIRTUAL_ENV")
         own = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
@@ -51,10 +65,8 @@ class Colab:
         start = folder / "ipython" / "profile_default" / "startup"
         start.mkdir(parents=True)
         (start / "00-colab.py").write_text(FAKE)
-        subprocess.run([find_python(), "-m", "venv", folder / "venv"], check=True)
-        bounds = [line.split(">=") for line in (ROOT / "requirements.txt").read_text().splitlines()]
-        pins = ["==".join(bound) for bound in bounds if bound[0] in BROUGHT_ALONG]
-        assert len(pins) == len(BROUGHT_ALONG)
+        subprocess.run([find_python(version), "-m", "venv", folder / "venv"], check=True)
+        pins = [f"{name}=={pin}" for name, pin in RUNTIMES[version].items()]
         self.run("python", "-m", "pip", "install", "--quiet", *pins, "nbclient")
 
     def run(self, program: str, *arguments, cwd: Path | None = None) -> str:
@@ -80,8 +92,7 @@ class Colab:
 
     def execute(self, chapter: str, library: str) -> list[str]:
         """Run a chapter that lies alone in a folder; what each code cell prints."""
-        folder = self.folder / chapter
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         notebook = json.loads((ROOT / "book" / f"{chapter}.ipynb").read_text(encoding="utf-8"))
         notebook = publishing.published(notebook, "", library)
         path = folder / "notebook.ipynb"
@@ -96,9 +107,9 @@ class Colab:
         ]
 
 
-@pytest.fixture(scope="module")
-def colab(tmp_path_factory):
-    return Colab(tmp_path_factory.mktemp("colab"))
+@pytest.fixture(scope="module", params=RUNTIMES)
+def colab(tmp_path_factory, request):
+    return Colab(tmp_path_factory.mktemp("colab"), request.param)
 
 
 @pytest.mark.parametrize("chapter", ["01_dataset", "04_es_training"])
@@ -128,3 +139,11 @@ def test_notebook_without_an_address_says_what_to_do(colab):
     colab.forget()
     with pytest.raises(AssertionError, match="nca_lib is missing"):
         colab.execute("02_architecture", "")
+
+
+def test_what_must_be_replaced_is_said_and_a_restart_asked_for(colab, wheel):
+    colab.forget()
+    colab.run("python", "-m", "pip", "install", "--quiet", "pillow==10.4.0")  # older than is needed
+    with pytest.raises(AssertionError, match="restart the session"):
+        colab.execute("01_dataset", wheel.as_uri())
+    assert "nca_lib" in colab.execute("01_dataset", wheel.as_uri())[0]
