@@ -81,7 +81,7 @@ class Strategy(NamedTuple):
         told, metrics = narrow(self.algorithm.tell(key, asked, fitness, state, self.params))
         if not self.whitens:
             return told, metrics
-        ranks = self.algorithm.fitness_shaping_fn(asked, fitness, state, self.params)
+        ranks = narrow(self.algorithm.fitness_shaping_fn(asked, fitness, state, self.params))
         plus, minus = jnp.split(ranks, 2)
         worth = (2 * ranks.mean() - plus - minus) / len(ranks)  # of each pair
         normal = jax.tree.map(  # the noise of the pairs, before sigma

@@ -539,7 +539,7 @@ def test_a_terminal_without_letters_or_errors_stops_nothing(tmp_path, monkeypatc
     said = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", said)
     monkeypatch.setattr(sys, "stderr", None)  # what Python makes of 2>&-
-    with ctrl_c_at(20):
+    with ctrl_c_at(14):
         assert main(arguments(tmp_path / "läuf", "--emoji", "🦋")) == 130
     sys.stderr.close()
     checkpoint.save(tmp_path / "läuf" / "checkpoint", {}, {})
@@ -548,7 +548,7 @@ def test_a_terminal_without_letters_or_errors_stops_nothing(tmp_path, monkeypatc
     assert checkpoint.load(tmp_path / "läuf" / "checkpoint", like=leaves)[1] == meta
     said.flush()
     *_, stopped, back = said.buffer.getvalue().decode().splitlines()
-    assert "generation 20. To go on" in stopped and r"--emoji '\U0001f98b' --resume" in stopped
+    assert "generation 14. To go on" in stopped and r"--emoji '\U0001f98b' --resume" in stopped
     assert r"l\xe4uf/checkpoint is not a checkpoint" in back
 
 
