@@ -174,7 +174,7 @@ def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
     first, second, *_ = NOTEBOOKS
     ran, changed = read(first), read(second)
-    output = {"output_type": "stream", "name": "stdout", "text": ["it grew"]}
+    output = {"output_type": "stream", "name": "stdout", "text": ["seen before it ran"]}
     for each in (ran, changed):
         next(cell for cell in each["cells"] if cell["cell_type"] == "code")["outputs"] = [output]
     changed["cells"][0]["source"] = ["# As it was before"]
@@ -189,7 +189,7 @@ def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
     texts = [path.read_text(encoding="utf-8") for path in written]
     assert all(library in text for text in texts)
-    assert ["it grew" in text for text in texts] == [True] + [False] * (len(texts) - 1)
+    assert ["seen before it ran" in text for text in texts] == [True] + [False] * (len(texts) - 1)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     badges = re.findall(r"colab-badge\.svg\)\]\((.*?)\)", readme)
     assert badges == [f"{COLAB}/{path.name}" for path in NOTEBOOKS]
