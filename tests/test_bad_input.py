@@ -392,6 +392,7 @@ def test_histories_that_cannot_be_drawn_are_refused(histories):
 
 
 @given(ANYTHING.filter(bool))
+@example(33)
 def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
     run, state = a_run(), np.zeros((4, 4, 8), np.float32)
     calls = [
