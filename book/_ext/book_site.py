@@ -7,6 +7,7 @@ Jupyter Book loads this file as a Sphinx extension (`_config.yml`).
 
 import html
 import os
+import re
 import textwrap
 from importlib import metadata
 from pathlib import Path
@@ -94,6 +95,24 @@ def meta_tags(title: str, description: str, address: str) -> str:
     )
 
 
+def redirect(title: str, target: str, icon: str, tags: str) -> str:
+    """The page at the root of the book, which leads on to its front page at once.
+
+    Args:
+        title: of the book, plain text.
+        target: the front page, from the root.
+        icon: file name of a picture under _static.
+        tags: from `meta_tags`.
+    """
+    title = html.escape(title)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" /><title>{title}</title>'
+        f'<meta http-equiv="refresh" content="0; url={target}">{tags}'
+        f'<link rel="icon" href="_static/{icon}"></head>'
+        f'<body><h1>{title}</h1><p><a href="{target}">Begin at the front page</a></p></body></html>\n'
+    )
+
+
 def draw_card(title: str) -> Image.Image:
     """A grown lizard, each cell a square, beside the title: an RGB picture of CARD_SIZE."""
     card = Image.new("RGB", CARD_SIZE, "white")
@@ -159,10 +178,15 @@ def setup(app):
     def write_files(app, exception):
         if exception is not None or app.builder.name != "html":
             return
-        redirect = Path(app.outdir) / "index.html"  # to the front page; has no icon by itself
-        text, picture = redirect.read_text(encoding="utf-8"), Path(app.config.html_favicon).name
-        if "icon" not in text:
-            redirect.write_text(f'{text}<link rel="icon" href="_static/{picture}">', "utf-8")
+        title = app.config.html_title
+        front_page = Path(app.outdir) / f"{app.config.root_doc}.html"
+        text = front_page.read_text(encoding="utf-8")
+        description = re.search('<meta name="description" content="([^"]*)">', text)[1]
+        tags = meta_tags(title, html.unescape(description), address)
+        picture = Path(app.config.html_favicon).name
+        (Path(app.outdir) / "index.html").write_text(
+            redirect(title, f"{app.config.root_doc}.html", picture, tags), encoding="utf-8"
+        )
         if address:
             card = Path(app.outdir) / "_static" / CARD
             draw_card(app.config.html_title).save(card, optimize=True)

@@ -16,8 +16,8 @@ from nca_lib.show.page import DEMO, FORMAT, SCRIPTS, describe, script, to_json
 LARGE = 4_000  # weights; a rule that has more goes into the book as float16
 # Runs to be seen side by side in the playground.
 COMPARISONS = {
-    "🦎 Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
-    "🦎 Evolution, backpropagation": ("lizard", "lizard-backprop"),
+    "Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
+    "Evolution, backpropagation": ("lizard", "lizard-backprop"),
 }
 
 
@@ -38,7 +38,7 @@ def catalogue(records: list[dict]) -> list[dict]:
     Returns:
         For each choice its label and the names of its runs.
     """
-    choices = [{"label": f"{r['emoji']} {r['title']}", "runs": [r["name"]]} for r in records]
+    choices = [{"label": r["title"], "runs": [r["name"]]} for r in records]
     return choices + [{"label": label, "runs": list(runs)} for label, runs in COMPARISONS.items()]
 
 
@@ -52,9 +52,10 @@ def setup(app):
     for description in records:
         name = description["name"]
         write_atomic(folder / "weights" / f"{name}.js", script(description).encode())
+        shutil.copy(load_run(name).folder / "final.png", folder / "weights" / f"{name}.png")
     choices = to_json(catalogue(records))
     write_atomic(folder / "catalogue.js", f"NCA.catalogue = {choices};\n".encode())
-    for name in (SCRIPTS[0], "catalogue.js", SCRIPTS[1]):
+    for name in (SCRIPTS[0], "catalogue.js", *SCRIPTS[1:]):
         app.add_js_file(name, loading_method="defer")
     app.add_css_file("playground.css")
 

@@ -1,8 +1,8 @@
 """Trained weights to the live demo: in a page of the book, or as the output of a notebook cell.
 
 The cell rule once more, in JavaScript, stands in `data/demo/nca.js` beside this package, made to be
-read next to `model`; `playground.js` there is the interface. Both run in any browser without a
-server: a page opened from disk may not fetch data, but it may load scripts, and so weights travel
+read next to `model`; `player.js` and `playground.js` there are the interface. All run in any browser
+without a server: a page opened from disk may not fetch data, but it may load scripts, and so weights travel
 as scripts, too.
 """
 
@@ -25,7 +25,7 @@ from nca_lib.lab.config import Config
 from nca_lib.lab.runs import Run, load_run
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
-SCRIPTS = ("nca.js", "playground.js")
+SCRIPTS = ("nca.js", "player.js", "playground.js")
 FORMAT = 1  # version of the records; nca.js refuses any other
 # The order of the weights in a record, each array row by row.
 ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
@@ -215,13 +215,14 @@ def show(
     still = _still(description, run.folder if isinstance(run, Run) else None)
     everything = ' data-controls="all"' if controls else ""
     # Within a function, so that two outputs of one page, of two versions even, do not meet.
-    nca, playground = ((DEMO / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    nca, *interface = ((DEMO / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    interface = interface if controls else interface[:1]
     style = (DEMO / "playground.css").read_text(encoding="utf-8")
     return HTML(
         f'<div class="nca-player" data-run="{description["name"]}" data-grid="{grid}" '
         f'data-seeds="{seeds}" data-speed="{speed}"{everything}>{still}</div>'
         f"<style>{style}</style>"
-        f"<script>(() => {{\n{nca}{script(description)}{playground}}})();</script>"
+        f"<script>(() => {{\n{nca}{script(description)}{"".join(interface)}}})();</script>"
     )
 
 
