@@ -109,6 +109,7 @@ def open_chromium(*flags: str):
             executable_path=executable,
             # Chromium's sandbox does not start for root, as in most containers.
             args=[*flags, "--no-sandbox"] if is_root else [*flags],
+            ignore_default_args=["--hide-scrollbars"],  # they take room, as many readers' do
         )
         yield browser
         browser.close()

@@ -188,12 +188,12 @@ FOLLOW = """async (links) => {
         if (window.ran) return "a script ran";
         for (const slider of root.querySelectorAll("input[type=range]")) {
             const says = slider.getAttribute("aria-valuetext");
-            if (!/^\\d+(\\.\\d+)?( |°|$)/.test(says)) return `${slider.min}: ${says}`;
+            if (!/^(\\d+(\\.\\d+)?( |°|$)|as fast)/.test(says)) return `${slider.min}: ${says}`;
         }
         for (const { width, height } of root.querySelectorAll("canvas")) {
             if (width !== height || width < 16 || width > 128 || width % 8) return `${width} cells`;
         }
-        if (!root.querySelector("input[name=run]:checked")) return "no run";
+        if (!root.querySelector("input[name=picture]:checked")) return "no pattern";
         return root.querySelector("select").value ? null : "no view";
     };
     for (const [i, link] of links.entries()) {
@@ -209,9 +209,9 @@ FOLLOW = """async (links) => {
 def fuzz_links(number: int, seed: int, folder: Path) -> None:
     """Lead the demo, in Chromium, through links; each leaves it as its controls allow."""
     records = DEMO_EXTENSION.shipped_records()
-    nca, playground = ((demo.DEMO / name).read_text("utf-8") for name in demo.SCRIPTS)
+    nca, *interface = ((demo.DEMO / name).read_text("utf-8") for name in demo.SCRIPTS)
     catalogue = f"NCA.catalogue = {json.dumps(DEMO_EXTENSION.catalogue(records))};"
-    scripts = [nca, catalogue, *map(demo.script, records), playground]
+    scripts = [nca, catalogue, *map(demo.script, records), *interface]
     (folder / "page.html").write_text(
         "<!doctype html><meta charset=utf-8><title>x</title>"
         '<div class="nca-player" data-run="lizard" data-controls="all" data-link></div>'

@@ -5,7 +5,7 @@ import re
 import pytest
 from bs4 import BeautifulSoup
 from conftest import hear, load_script, serving, skip_or_fail
-from test_book import HTML, PAGES
+from test_book import HTML, PAGES, THEME_KNOWN, barriers
 
 from nca_lib.show import page as demo
 
@@ -73,7 +73,7 @@ def root(request):
 @pytest.fixture
 def tab(chromium):
     """A tab that hears what its pages complain of."""
-    context = chromium.new_context()
+    context = chromium.new_context(color_scheme="dark")
     context.add_init_script(LISTEN)
     tab = context.new_page()
     tab.set_default_timeout(60_000)  # milliseconds; only a failure takes as long
@@ -139,7 +139,11 @@ def test_the_search_finds_and_where_pages_may_fetch_it_quotes(root, tab):
     tab.wait_for_url("**/search.html?q=regenerating")
     tab.locator("#search-results li a").first.wait_for()
     if root.startswith("http:"):
-        tab.locator("#search-results p.context").first.wait_for()
+        tab.goto(f"{root}/search.html?q=estimator")  # of which the book speaks in formulas
+        tab.locator("#search-results p.context").nth(3).wait_for()
+        quoted = tab.locator("#search-results").inner_text()
+        assert "…" in quoted and "\\" not in quoted
+        assert barriers(tab, THEME_KNOWN) == {}
 
 
 # What foreign text might do if it ever became markup or code: the directive and the source that
@@ -209,7 +213,7 @@ def test_the_demo_makes_no_markup_of_data(tab, tmp_path):
     page = tmp_path / "notebook.html"
     page.write_text(text.replace("base-uri 'none'\">", f"base-uri 'none'{strict}"))
     tab.goto(page.as_uri())
-    tab.get_by_text("the last step that training looked at").wait_for()
+    tab.get_by_text("the last one trained for").wait_for()
     for slider in tab.get_by_role("slider").all():
         slider.press("ArrowRight")
     tab.get_by_role("combobox", name="View").select_option("hidden 1")

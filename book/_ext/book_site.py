@@ -109,7 +109,8 @@ def redirect(title: str, target: str, icon: str, tags: str) -> str:
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" /><title>{title}</title>'
         f'<meta http-equiv="refresh" content="0; url={target}">{tags}'
         f'<link rel="icon" href="_static/{icon}"></head>'
-        f'<body><h1>{title}</h1><p><a href="{target}">Begin at the front page</a></p></body></html>\n'
+        f'<body><h1>{title}</h1><p><a href="{target}">Begin at the front page</a></p></body>'
+        "</html>\n"
     )
 
 

@@ -85,11 +85,12 @@ def show_clip(
     fps: float = 20.0,
     hold: float = 1.0,
     zoom: int = 4,
+    still: int = -1,
 ) -> HTML:
     """Show a looping clip that can be paused, in a notebook and in a built page, without scripts.
 
-    A checkbox (or a tap on the picture) exchanges the clip for its last frame. Readers whose
-    system asks for reduced motion get the last frame only.
+    A checkbox (or a tap on the picture) exchanges the clip for one of its frames. Readers whose
+    system asks for reduced motion get that frame only.
 
     Explained in chapter 5, "A clip".
 
@@ -100,6 +101,7 @@ def show_clip(
         fps: frames per second, at most 60.
         hold: seconds that the last frame stays longer than the others.
         zoom: CSS pixels per pixel, where the page is wide enough.
+        still: index of the frame that stands for the clip; by default the last.
 
     Returns:
         HTML with the clip inside, to be the last value of a notebook cell.
@@ -109,15 +111,15 @@ def show_clip(
     """
     frames = as_pixels(frames, 4)
     check_count("zoom", zoom)
-    still = _data_uri(frames[-1:], "PNG")
+    picture = _data_uri(frames[still][None], "PNG")
     moving = _data_uri(frames, "WEBP", fps, hold)
     size = (frames.shape[2] * zoom, frames.shape[1] * zoom)
     # The label holds everything: no ids are needed, so clips on one page cannot collide.
     return HTML(
         f'<figure class="nca-clip"><style>{_CLIP_CSS}</style>'
         '<label><input type="checkbox" autocomplete="off"><span>Pause</span>'
-        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{still}">'
-        f"{_img(moving, alt, *size)}</picture>{_img(still, alt, *size)}</label>"
+        f'<picture><source media="(prefers-reduced-motion: reduce)" srcset="{picture}">'
+        f"{_img(moving, alt, *size)}</picture>{_img(picture, alt, *size)}</label>"
         f"{_caption(title)}</figure>"
     )
 

@@ -1,9 +1,9 @@
 """Trained weights to the live demo: in a page of the book, or as the output of a notebook cell.
 
 The cell rule once more, in JavaScript, stands in `data/demo/nca.js` beside this package, made to be
-read next to `model`; `player.js` and `playground.js` there are the interface. All run in any browser
-without a server: a page opened from disk may not fetch data, but it may load scripts, and so weights travel
-as scripts, too.
+read next to `model`; `player.js` and `playground.js` there are the interface. All run in any
+browser without a server: a page opened from disk may not fetch data, but it may load scripts, and
+so weights travel as scripts, too.
 """
 
 import base64
@@ -176,9 +176,9 @@ def script(description: dict) -> str:
 def show(
     run: Run | str | Path | Any,
     *,
-    grid: int = 32,
+    grid: int | None = None,
     seeds: int = 1,
-    speed: int = 30,
+    speed: int | None = None,
     controls: bool = False,
     **options: Any,
 ) -> HTML:
@@ -188,9 +188,10 @@ def show(
 
     Args:
         run: see `describe`.
-        grid: side of the grid in cells, a multiple of 8 from 16 to 128.
+        grid: side of the grid in cells, a multiple of 8 from 16 to 128; by default as in training.
         seeds: cells that it starts from, 1 to 9, evenly spaced.
-        speed: steps per second, 1 to 240.
+        speed: steps per second, 1 to 1000, the last as fast as it goes; by default it grows in
+            about three seconds.
         controls: whether to show every control of the playground.
         **options: of `describe`.
 
@@ -204,25 +205,26 @@ def show(
         >>> show("lizard-regenerating")
         <IPython.core.display.HTML object>
     """
-    limits = {"grid": (grid, 16, 128), "seeds": (seeds, 1, 9), "speed": (speed, 1, 240)}
-    for name, (value, low, high) in limits.items():
+    limits = {"grid": (grid, 16, 128), "seeds": (seeds, 1, 9), "speed": (speed, 1, 1000)}
+    given = {name: limit for name, limit in limits.items() if limit[0] is not None}
+    for name, (value, low, high) in given.items():
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{name} must be an int from {low} to {high}, got {value!r}")
-    if grid % 8:
+    if grid is not None and grid % 8:
         raise ValueError(f"grid must be a multiple of 8, got {grid}")
     run = load_run(run) if isinstance(run, str | Path) else run
     description = describe(run, **options)
     still = _still(description, run.folder if isinstance(run, Run) else None)
-    everything = ' data-controls="all"' if controls else ""
+    options = "".join(f' data-{name}="{value}"' for name, (value, _, _) in given.items())
+    options += ' data-controls="all"' if controls else ""
     # Within a function, so that two outputs of one page, of two versions even, do not meet.
     nca, *interface = ((DEMO / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    interface = interface if controls else interface[:1]
+    scripts = "".join([nca, script(description), *interface[: 2 if controls else 1]])
     style = (DEMO / "playground.css").read_text(encoding="utf-8")
     return HTML(
-        f'<div class="nca-player" data-run="{description["name"]}" data-grid="{grid}" '
-        f'data-seeds="{seeds}" data-speed="{speed}"{everything}>{still}</div>'
+        f'<div class="nca-player" data-run="{description["name"]}"{options}>{still}</div>'
         f"<style>{style}</style>"
-        f"<script>(() => {{\n{nca}{script(description)}{"".join(interface)}}})();</script>"
+        f"<script>(() => {{\n{scripts}}})();</script>"
     )
 
 

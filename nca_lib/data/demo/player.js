@@ -79,7 +79,10 @@
   function suit({ size, padding, num_steps: steps }, room) {
     const cells = (value) => (Number.isInteger(value) ? value : 0);
     const side = Math.max(room * cells(size), cells(size) + 2 * cells(padding));
-    const own = { grid: bound("grid", Math.ceil(side / 8) * 8), speed: bound("speed", steps / GROWTH) };
+    const own = {
+      grid: bound("grid", Math.ceil(side / 8) * 8),
+      speed: bound("speed", steps / GROWTH),
+    };
     return { ...own, seeds: 1, rate: 0.5, angle: 0, brush: 3, view: "colour", tool: "erase" };
   }
 
@@ -423,7 +426,10 @@
     cutAlong(place, angle, which) {
       const { state } = this.panes[0];
       const alpha = NCA.plane(state, state.channels - 1);
-      const balance = alpha.reduce((sum, x, k) => sum + x * Math.sign(side(state, k, place, angle)), 0);
+      const balance = alpha.reduce(
+        (sum, x, k) => sum + x * Math.sign(side(state, k, place, angle)),
+        0,
+      );
       const sign = which ?? (balance > 0 ? -1 : 1);
       for (const pane of this.panes) {
         const { cells, channels } = pane.state;

@@ -33,7 +33,10 @@
   }
 
   const nearest = (speed) =>
-    SPEEDS.reduce((best, x, i) => (Math.abs(x - speed) < Math.abs(SPEEDS[best] - speed) ? i : best), 0);
+    SPEEDS.reduce(
+      (best, x, i) => (Math.abs(x - speed) < Math.abs(SPEEDS[best] - speed) ? i : best),
+      0,
+    );
 
   /* The run of a pattern for one kind of training, and back. */
   const toRun = (picture, kind) => (kind === KINDS[0] ? picture : `${picture}-${kind}`);
@@ -45,8 +48,14 @@
       this.root = root;
       this.labels = new Map(NCA.choices().map(({ runs, label }) => [runs.join(" "), label]));
       this.turn = 0;
-      this.base = { run: root.dataset.run, settings: NCA.readSettings(new Map(Object.entries(root.dataset))) };
-      const hooks = { changed: () => this.refresh(), drawn: () => this.clip && this.compose(this.clip.canvas) };
+      this.base = {
+        run: root.dataset.run,
+        settings: NCA.readSettings(new Map(Object.entries(root.dataset))),
+      };
+      const hooks = {
+        changed: () => this.refresh(),
+        drawn: () => this.clip && this.compose(this.clip.canvas),
+      };
       this.player = NCA.player(root, [], { room: 2, tools: "play step restart cut", ...hooks });
       this.build();
       this.address = "";
@@ -55,14 +64,19 @@
     }
 
     build() {
-      const pictures = new Set([...this.labels.keys()].filter((run) => !run.includes(" ")).map(pictureOf));
+      const pictures = new Set(
+        [...this.labels.keys()].filter((run) => !run.includes(" ")).map(pictureOf),
+      );
       const strip = pictures.size > 1 ? [this.makeStrip([...pictures])] : [];
       const kinds = pictures.size > 1 ? [this.makeKinds()] : [];
       const tool = ([name, text]) => [name, text];
       this.tools = this.makeRadios("Tool", "tool", Object.entries(NAMES).map(tool), (name) =>
         this.player.apply({ ...this.player.settings, tool: name }),
       );
-      const controls = make("form", { class: "nca-controls", submit: (event) => event.preventDefault() });
+      const controls = make("form", {
+        class: "nca-controls",
+        submit: (event) => event.preventDefault(),
+      });
       controls.append(...kinds, this.tools, this.makeSliders(), this.makeSaving());
       const tries = TRIES.filter(([, { run }]) => this.labels.has(run));
       const buttons = tries.map(([label, settings, said]) =>
@@ -90,14 +104,24 @@
       this.strip = this.makeRadios("Pattern", "picture", items, (picture) => {
         const kind = kindOf(this.shown?.split(" ").at(-1) ?? "");
         const run = toRun(picture, kind);
-        this.choose(this.labels.has(run) ? run : toRun(picture, KINDS.find((k) => this.labels.has(toRun(picture, k)))));
+        this.choose(
+          this.labels.has(run)
+            ? run
+            : toRun(
+                picture,
+                KINDS.find((k) => this.labels.has(toRun(picture, k))),
+              ),
+        );
       });
       return make("form", { class: "nca-strip" }, this.strip);
     }
 
     makeKinds() {
-      this.kinds = this.makeRadios("Trained for", "kind", KINDS.map((kind) => [kind, kind]), (kind) =>
-        this.choose(toRun(pictureOf(this.wanted.split(" ")[0]), kind)),
+      this.kinds = this.makeRadios(
+        "Trained for",
+        "kind",
+        KINDS.map((kind) => [kind, kind]),
+        (kind) => this.choose(toRun(pictureOf(this.wanted.split(" ")[0]), kind)),
       );
       return this.kinds;
     }
@@ -113,9 +137,15 @@
         const text = make("span", { class: "nca-value", "aria-hidden": "true" });
         return make("label", {}, make("span", {}, label), text, slider);
       });
-      const look = ({ target }) => this.player.apply({ ...this.player.settings, view: target.value });
+      const look = ({ target }) =>
+        this.player.apply({ ...this.player.settings, view: target.value });
       this.view = make("select", { change: look });
-      this.sliders = make("div", { class: "nca-sliders" }, ...sliders, make("label", {}, make("span", {}, "View"), this.view));
+      this.sliders = make(
+        "div",
+        { class: "nca-sliders" },
+        ...sliders,
+        make("label", {}, make("span", {}, "View"), this.view),
+      );
       return this.sliders;
     }
 
@@ -124,7 +154,8 @@
       this.clipButton = button("Save clip", () => this.saveClip());
       const saving = [button("Save image", () => this.saveImage())];
       if (window.MediaRecorder) saving.push(this.clipButton);
-      if ("link" in this.root.dataset) saving.push(button("Link to this setting", () => this.copyLink()));
+      if ("link" in this.root.dataset)
+        saving.push(button("Link to this setting", () => this.copyLink()));
       return make("div", { class: "nca-row nca-saving" }, ...saving);
     }
 
@@ -170,7 +201,11 @@
       const settings = { ...this.base.settings, ...NCA.readSettings(parameters) };
       if (this.labels.has(wanted)) return this.choose(wanted, settings);
       const run = this.shown ?? this.base.run;
-      this.choose(run, settings, `There is no pattern “${wanted.slice(0, 40)}” here. This is another.`);
+      this.choose(
+        run,
+        settings,
+        `There is no pattern “${wanted.slice(0, 40)}” here. This is another.`,
+      );
     }
 
     /* A new address for what is shown, so that Back leads to the one before. */
@@ -205,7 +240,8 @@
         input.disabled = !this.labels.has(toRun(pictureOf(first), input.value));
       }
       if (!now) return;
-      for (const input of this.tools.querySelectorAll("input")) input.checked = input.value === now.tool;
+      for (const input of this.tools.querySelectorAll("input"))
+        input.checked = input.value === now.tool;
       for (const input of this.sliders.querySelectorAll("input")) {
         const value = now[input.name];
         input.value = input.name === "speed" ? nearest(value) : value;
