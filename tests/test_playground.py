@@ -589,9 +589,22 @@ def test_a_file_cannot_make_the_page_wait(read, replace):
     assert read("#run=heart", where=where, reduced_motion="reduce").steps() == 128
 
 
-def test_where_the_first_weights_are_bad_words_say_so(read, replace):
-    reader = read(where=replace(lizard_regenerating=damage), sees="p:text('cannot be used')")
-    assert reader.canvas().count() == 0
+def test_where_the_first_weights_are_bad_words_say_so_and_others_still_grow(read, replace):
+    where = replace(lizard_regenerating=damage)
+    reader = read(where=where, sees="p:text('cannot be used')")
+    assert reader.canvas().count() == 0 and reader.tab.get_by_alt_text(STILL).is_visible()
+    reader.button("Step").click()
+    reader.choose("Donut")
+    reader.wait_for_step(2)
+    front = where.replace("playground", "index")
+    reader = read(where=front, sees="p:text('This is a picture of what they grow')")
+    assert reader.tab.get_by_alt_text(STILL).is_visible()
+
+
+def test_a_long_title_does_not_widen_the_page(read, notebook):
+    page = notebook(demo.show("heart", title="heart " * 150_000).data)
+    reader = read(where=page)
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
 def test_a_notebook_shows_several_that_keep_apart(read, notebook):

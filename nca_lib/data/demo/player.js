@@ -258,6 +258,7 @@
     }
 
     restart(message) {
+      if (this.panes.length === 0) return;
       if (this.rests === "end") [this.isPlaying, this.rests] = [true, ""];
       this.find();
       const { grid, seeds } = this.now;
@@ -296,6 +297,7 @@
     }
 
     stepOnce() {
+      if (this.panes.length === 0) return;
       this.play(false);
       this.advance();
       this.refresh(`Step ${this.count}.`);
