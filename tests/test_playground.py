@@ -289,7 +289,6 @@ def test_patterns_are_chosen_by_mouse_and_keyboard_and_loaded_only_then(read):
     assert reader.canvas().count() == 3 and reader.weights() == loaded
     tops = {round(canvas.bounding_box()["y"]) for canvas in reader.canvas().all()}
     assert len(tops) == 1, "in one row"
-    reader.button("Pause").click()
     reader.button("Start over").click()
     reader.role("radio", "Erase").click()
     reader.canvas().nth(1).click()  # in the middle of one, and so of all
@@ -438,7 +437,7 @@ def test_on_a_narrow_page_nothing_is_cut_off(read):
         .filter((e) => e.getBoundingClientRect().right > width || e.scrollWidth > width)
         .map((e) => e.outerHTML.slice(0, 80))"""
     assert reader.tab.evaluate(outside, width) == []
-    assert reader.tab.evaluate("document.documentElement.scrollWidth") == width
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_forced_colours_and_paper(read):
@@ -533,7 +532,7 @@ def test_what_does_not_last_starts_over_in_time_and_says_so(read):
         document.querySelector(".nca-player").remove();
         const box = document.createElement("div");
         box.className = "nca-player";
-        document.querySelector("h1").after(box);
+        document.querySelector("article h1").after(box);
         NCA.player(box, NCA.records.get(name), { again: true, speed: 1000, tools: "play" });
     }"""
     reader.tab.evaluate(make, "heart")
@@ -577,7 +576,7 @@ def test_malformed_weights_are_refused_in_words_and_do_no_harm(read, replace):
         ("Butterfly", "could not be loaded"),
     ]:
         reader.choose(name, message)
-        assert reader.tab.get_by_role("radio", name="Lizard regenerating").is_checked()
+        assert reader.tab.get_by_role("radio", name="Lizard", exact=True).is_checked()
         reader.wait_for_step(reader.steps() + 3)  # what was there goes on
     (told,) = reader.troubles  # the browser itself tells of a file that is not there
     assert "net::ERR_FILE_NOT_FOUND" in told

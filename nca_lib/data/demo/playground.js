@@ -166,11 +166,10 @@
       try {
         const models = await Promise.all(run.split(" ").map(NCA.load));
         if (turn !== this.turn) return; // something else has been chosen since
-        const isFirst = !this.shown;
         this.shown = run;
         this.player.settings = settings;
         const titles = models.map(({ title }) => title).join(", ");
-        this.player.show(models, said || (isFirst ? "" : `${titles}.`));
+        this.player.show(models, said || (turn === 1 ? "" : `${titles}.`));
       } catch (error) {
         if (turn !== this.turn) return;
         this.wanted = this.shown ?? run;
