@@ -288,9 +288,10 @@ var Rollout = (() => {
       return sums.map((sum) => sum.map((value) => (fine ? value / total : NaN)));
     }
 
-    /* The last step as a picture: straight RGBA in 0 to 255, into `pixels` from `start`. */
-    function draw(pixels, start) {
-      for (let row = 0, t = start; row < side; row++) {
+    /* The last step as a picture: straight RGBA in 0 to 255. */
+    function draw() {
+      const pixels = new Uint8ClampedArray(4 * side * side);
+      for (let row = 0, t = 0; row < side; row++) {
         let k = ((row + 1) * stride + 2) * C - 4;
         for (let column = 0; column < side; column++, k += C, t += 4) {
           const alpha = Math.min(Math.max(cells[k + 3], 0), 1) || 0;
@@ -298,6 +299,7 @@ var Rollout = (() => {
           pixels[t + 3] = 255 * alpha;
         }
       }
+      return pixels;
     }
 
     return { area, stride, side, cells, setWeights, plant, step, mse, live, moments, draw };

@@ -1,0 +1,361 @@
+/* A crew that shares a population: many lives side by side, and a page that stays awake.
+
+   It works as nca_lib/evolution.py does on several devices. Each hand computes the fitness of its
+   share of the members, and only the fitness, one number a member, crosses between them. All else
+   is computed by each of them alike, so that the history does not depend on how many there are.
+   The hands are workers; where there are none, one hand works in the page's own thread, a few
+   milliseconds at a time. How a page uses it stands at the head of evolve.js. */
+var Evolution = (() => {
+  "use strict";
+
+  const DEFAULTS = {
+    emoji: "", title: "", size: 24, padding: 4, channels: 8, hidden: 32, step_size: 1,
+    alive_threshold: 0.1, mask: "paired", num_steps: 32, window: 8, population: 64,
+    strategy: "whitened", std: 0.035, std_rate: 0.3, learning_rate: 0.6, learning_rate_end: 1,
+    generations: 1000, seed: 0, ranks: true, pairs: true, shared_luck: true, whitening: true,
+  };
+  const WHOLE = {
+    size: [8, 64], padding: [0, 16], channels: [4, 32], hidden: [1, 128], num_steps: [1, 200],
+    window: [1, 200], population: [4, 1024], generations: [1, 1e9], seed: [0, 2 ** 32 - 1],
+  };
+  const LIMITS = {
+    ...WHOLE, step_size: [1e-3, 10], alive_threshold: [0, 0.999], std: [1e-9, 1e3],
+    std_rate: [0, 1e3], learning_rate: [1e-9, 1e3], learning_rate_end: [0, 1e3],
+  };
+  const CHOICES = { mask: ["paired", "bernoulli"], strategy: ["whitened", "pgpe", "open_es"] };
+  const LIVE = new Set([
+    "emoji", "title", "mask", "num_steps", "window", "population", "std", "std_rate", "ranks",
+    "learning_rate", "learning_rate_end", "generations", "pairs", "shared_luck", "whitening",
+  ]);
+  const PICTURES = 300; // milliseconds between two sets of pictures, at least
+  const LIVES = 8; // over which the loss of the mean is averaged
+  const SLICE = 8; // milliseconds that the page's own thread computes at a time
+
+  /* Refuse what cannot run; gives the settings with the defaults of what they leave open. */
+  function check(settings) {
+    const full = { ...DEFAULTS, ...settings };
+    const refuse = (name, wanted) => {
+      throw new Error(`${name} must be ${wanted}, not ${String(full[name]).slice(0, 40)}.`);
+    };
+    for (const [name, standard] of Object.entries(DEFAULTS)) {
+      const value = full[name];
+      if (name in LIMITS) {
+        const [low, high] = LIMITS[name];
+        const kind = name in WHOLE ? "a whole number" : "a number";
+        const fits = name in WHOLE ? Number.isInteger(value) : Number.isFinite(value);
+        if (!fits || value < low || value > high) refuse(name, `${kind} from ${low} to ${high}`);
+      } else if (name in CHOICES) {
+        if (!CHOICES[name].includes(value)) refuse(name, CHOICES[name].join(" or "));
+      } else if (typeof value !== typeof standard) refuse(name, `a ${typeof standard}`);
+    }
+    if (full.window > full.num_steps) refuse("window", `1 to ${full.num_steps}, the steps`);
+    if (full.pairs && full.population % 2) refuse("population", "even, for pairs");
+    if (full.mask === "paired" && full.size % 2) refuse("size", "even, for paired masks");
+    return full;
+  }
+
+  /* -- What each hand does: its share of every generation -------------------------------------- */
+
+  class Share {
+    constructor({ settings, target, weights, index, count }) {
+      Object.assign(this, { settings, index, count });
+      this.world = Rollout.makeWorld(settings, target);
+      this.state = ES.init(settings, weights ?? undefined);
+    }
+
+    /* From the next generation on. A new sigma scales all that were learned. */
+    change(settings) {
+      const factor = settings.std / this.settings.std;
+      if (factor !== 1) this.state.std = this.state.std.map((std) => std * factor);
+      this.settings = settings;
+    }
+
+    /* Let this share live: [[number, fitness], ...], and their last pictures where these are asked
+       for. Yields between lives, for those who have other things to do. Where it `measures`, the
+       mean lives too, under numbers from `population` on. */
+    *evaluate({ pictures, measures }) {
+      const { settings, state, world } = this;
+      ES.look(settings, state, (mean) => world.moments(mean, ES.luck(settings, state, 0)));
+      yield;
+      const draws = ES.countDraws(settings);
+      const shared = settings.shared_luck && ES.luck(settings, state, 0);
+      const found = [];
+      const drawn = [];
+      for (let i = this.index; i < draws; i += this.count) {
+        const shaken = ES.shake(settings, state, ES.noiseOf(settings, state, i));
+        for (const [number, sign] of settings.pairs ? [[i, 1], [i + draws, -1]] : [[i, 1]]) {
+          const fires = shared || ES.luck(settings, state, number);
+          const weights = ES.member(state, shaken, sign);
+          found.push([number, world.live(weights, fires, settings.window)]);
+          if (pictures) drawn.push(world.draw());
+          yield;
+        }
+      }
+      for (let k = this.index; measures && k < LIVES; k += this.count) {
+        const fires = ES.fireSchedule(ES.makeBits(settings.seed, 0, ES.MEASURE, k), settings);
+        const loss = world.live(Float32Array.from(state.mean), fires, settings.window);
+        found.push([settings.population + k, loss]);
+        yield;
+      }
+      return { found, drawn };
+    }
+
+    /* Learn from the fitness of all; one hand tells what has become of the mean. */
+    tell({ fitness }) {
+      const { settings, state } = this;
+      ES.tell(settings, state, fitness);
+      if (this.index) return null;
+      const std = ES.std(settings, state);
+      const sigma = std.reduce((sum, s) => sum + s, 0) / std.length;
+      const sigmas = [std.reduce((a, b) => Math.min(a, b)), std.reduce((a, b) => Math.max(a, b))];
+      return { mean: Float32Array.from(state.mean), sigma, sigmas };
+    }
+  }
+
+  /* What a worker runs: answers every message, in order. */
+  function serve(scope) {
+    let share = null;
+    const answer = (task, told) => {
+      if (task === "begin") share = new Share(told);
+      if (task === "change") share.change(told);
+      if (task === "tell") return share.tell(told);
+      if (task !== "evaluate") return null;
+      const lives = share.evaluate(told);
+      for (;;) {
+        const { done, value } = lives.next();
+        if (done) return value;
+      }
+    };
+    scope.onmessage = ({ data: [task, told] }) => scope.postMessage(answer(task, told));
+  }
+
+  /* -- Hands: a worker, or the page's own thread ----------------------------------------------- */
+
+  /* One question at a time. A worker that cannot start or that fails breaks its promises. */
+  function hireWorker() {
+    const url = URL.createObjectURL(new Blob([Evolution.source], { type: "text/javascript" }));
+    const worker = new Worker(url);
+    const ask = (task, told) =>
+      new Promise((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = (event) => {
+          event.preventDefault();
+          reject(new Error(event.message || "a worker did not start"));
+        };
+        worker.postMessage([task, told]);
+      });
+    const dismiss = () => {
+      worker.terminate();
+      URL.revokeObjectURL(url);
+    };
+    return { ask, dismiss };
+  }
+
+  function hireOwnThread() {
+    const { port1, port2 } = new MessageChannel(); // a timer would wait, four milliseconds or more
+    const breathe = () =>
+      new Promise((resolve) => {
+        port1.onmessage = resolve;
+        port2.postMessage(0);
+      });
+    let share = null;
+    const ask = async (task, told) => {
+      await breathe();
+      if (task === "begin") share = new Share(told);
+      if (task === "change") share.change(told);
+      if (task === "tell") return share.tell(told);
+      if (task !== "evaluate") return null;
+      const lives = share.evaluate(told);
+      for (let start = performance.now(); ; ) {
+        const { done, value } = lives.next();
+        if (done) return value;
+        if (performance.now() - start < SLICE) continue;
+        await breathe();
+        start = performance.now();
+      }
+    };
+    return { ask, dismiss: () => port1.close() };
+  }
+
+  const cores = () => Math.max(1, Math.min(8, (navigator.hardwareConcurrency || 2) - 1));
+
+  /* -- What a page holds ----------------------------------------------------------------------- */
+
+  class Search {
+    constructor(settings, target, { workers = cores(), weights, ...handlers }) {
+      this.settings = check(settings);
+      const { size, padding, channels, hidden } = this.settings;
+      const numbers = 4 * (size + 2 * padding) ** 2;
+      if (target.length !== numbers || !target.every(Number.isFinite)) {
+        throw new Error(`The target must have ${numbers} finite numbers.`);
+      }
+      const count = ES.countWeights({ channels, hidden });
+      if (weights && (weights.length !== count || !weights.every(Number.isFinite))) {
+        throw new Error(`There must be ${count} finite weights to start from.`);
+      }
+      Object.assign(this, { handlers, target: Float32Array.from(target), history: [] });
+      Object.assign(this, { generation: 0, rollouts: 0, seconds: 0, loss: NaN, state: "idle" });
+      this.empty = this.target.reduce((sum, value) => sum + value * value, 0) / numbers;
+      if (!(this.empty > 0)) throw new Error("The target is empty: nothing has to grow.");
+      this.mean = weights ? Float32Array.from(weights) : ES.initialWeights(this.settings);
+      Object.assign(this, { wanted: false, busy: null, pace: [], drawnAt: -Infinity });
+      this.hands = [];
+      this.ready = this.hire(workers);
+    }
+
+    get workers() {
+      return this.ownThread ? 0 : this.hands.length;
+    }
+
+    async hire(workers) {
+      const begin = () => {
+        const told = { settings: this.settings, target: this.target, weights: this.mean };
+        const count = this.hands.length;
+        return this.hands.map((hand, index) => hand.ask("begin", { ...told, index, count }));
+      };
+      try {
+        if (!workers) throw new Error("none are wanted");
+        for (let k = 0; k < workers; k++) this.hands.push(hireWorker());
+        await Promise.all(begin());
+      } catch {
+        for (const hand of this.hands) hand.dismiss();
+        if (this.stopped) return;
+        this.ownThread = true;
+        this.hands = [hireOwnThread()];
+        await Promise.all(begin());
+      }
+    }
+
+    become(state) {
+      if (this.state === state) return;
+      this.state = state;
+      this.handlers.onState?.(state);
+    }
+
+    /* Generations until it is paused, or until there is no point in more. */
+    async run() {
+      this.wanted = true;
+      if (this.looping || this.stopped) return;
+      this.looping = true;
+      while (this.wanted && !this.stopped) await this.step(true).catch(() => this.pause());
+      this.looping = false;
+    }
+
+    pause() {
+      this.wanted = false;
+      if (!this.busy && this.state === "running") this.become("paused");
+    }
+
+    stop() {
+      this.stopped = true;
+      this.pause();
+      for (const hand of this.hands) hand.dismiss();
+    }
+
+    /* Whoever asks while a generation is under way gets that one's report. */
+    step() {
+      this.busy ??= this.generate().finally(() => {
+        this.busy = null;
+      });
+      return this.busy;
+    }
+
+    change(changes) {
+      for (const name of Object.keys(changes)) {
+        if (!LIVE.has(name)) throw new Error(`${name} cannot change while evolution goes on.`);
+      }
+      this.settings = check({ ...this.settings, ...changes });
+      this.changed = true;
+    }
+
+    async generate() {
+      try {
+        this.become("running");
+        await this.ready;
+        const [report, condition] = await this.ask();
+        if (condition) this.wanted = false;
+        this.become(condition || (this.wanted ? "running" : "paused"));
+        this.handlers.onGeneration?.(report);
+        return report;
+      } catch (error) {
+        this.become("paused");
+        if (!this.stopped) this.handlers.onError?.(error);
+        throw error;
+      }
+    }
+
+    all(task, told) {
+      return Promise.all(this.hands.map((hand) => hand.ask(task, told)));
+    }
+
+    /* One generation by all hands: its report, and whether it has died or exploded. */
+    async ask() {
+      const start = performance.now();
+      const { settings, generation } = this;
+      if (this.changed) await this.all("change", settings);
+      this.changed = false;
+      const measures = generation < 10 || generation % 10 === 0;
+      const pictures = start - this.drawnAt >= PICTURES;
+      if (pictures) this.drawnAt = start;
+      const shares = await this.all("evaluate", { measures, pictures });
+      const fitness = new Float32Array(settings.population);
+      const drawn = [];
+      let loss = 0;
+      for (const share of shares) {
+        share.found.forEach(([number, value], k) => {
+          if (number >= fitness.length) loss += value / LIVES;
+          else [fitness[number], drawn[number]] = [value, share.drawn[k]];
+        });
+      }
+      const [{ mean, sigma, sigmas }] = await this.all("tell", { fitness });
+      if (measures) {
+        this.loss = loss; // of the mean before this generation
+        this.history.push({ generation, rollouts: this.rollouts, seconds: this.seconds, loss, sigma });
+      }
+      const seconds = (performance.now() - start) / 1000;
+      this.mean = mean;
+      this.generation++;
+      this.rollouts += fitness.length;
+      this.seconds += seconds;
+      this.pace = [...this.pace.slice(-19), [fitness.length, seconds]];
+      const order = Array.from(fitness.keys()).sort((a, b) => fitness[a] - fitness[b] || a - b);
+      const [best, median] = [fitness[order[0]], fitness[order[fitness.length >> 1]]];
+      const report = { ...this.history.at(-1), generation: this.generation, fitness, best, median };
+      Object.assign(report, { rollouts: this.rollouts, seconds: this.seconds, measured: measures });
+      Object.assign(report, { sigma, sigmas, mean, rate: this.rate() });
+      report.pictures = pictures ? join(order.map((number) => drawn[number])) : null;
+      return [report, judge(fitness, this.empty)];
+    }
+
+    rate() {
+      const [lives, seconds] = [0, 1].map((k) => this.pace.reduce((sum, row) => sum + row[k], 0));
+      return lives / seconds;
+    }
+
+    model() {
+      return NCA.decode(this.toRecord());
+    }
+
+    toRecord(told = {}) {
+      const { settings, mean, target, rollouts, loss } = this;
+      return NCA.encode({ ...settings, ...told, target, rollouts, loss }, mean);
+    }
+  }
+
+  function join(pictures) {
+    const joined = new Uint8ClampedArray(pictures.length * pictures[0].length);
+    pictures.forEach((picture, k) => joined.set(picture, k * picture.length));
+    return joined;
+  }
+
+  /* Most are not finite, or most score what an empty grid does; then there is nothing to rank. */
+  function judge(fitness, empty) {
+    const most = (is) => fitness.filter(is).length > fitness.length / 2;
+    if (most((f) => f === Infinity)) return "exploded";
+    return most((f) => Math.abs(f - empty) <= 1e-5 * empty) ? "dead" : "";
+  }
+
+  const create = (settings, target, handlers = {}) => new Search(settings, target, handlers);
+
+  return { create, check, serve, cores, DEFAULTS, LIMITS, LIVE, PICTURES };
+})();
