@@ -333,7 +333,7 @@ var Evolution = (() => {
     }
 
     model() {
-      return NCA.decode(this.toRecord());
+      return NCA.open(this.toRecord());
     }
 
     toRecord(told = {}) {

@@ -51,6 +51,8 @@
      evolution.toRecord(told)    a plain object, JSON of which is NAME.nca.json; told: {name,
                                  title, emoji}. NCA.encode and NCA.decode are the way there and
                                  back; NCA.readRecord(text) takes a file's text.
+     NCA.open(record)             a model of it; more than NCA.decode it knows target (or null)
+                                 and window.
      NCA.toLink(model)           "p=...&channels=8&hidden=32&...", to stand behind "#".
      NCA.fromLink(hash)          a model; null where there is no p. Errors say in words what is
                                  wrong. A model has emoji, title, size, padding, num_steps,

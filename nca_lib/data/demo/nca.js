@@ -7,7 +7,7 @@
 var NCA = (() => {
   "use strict";
 
-  const FORMAT = 1; // version of the weight files; nca_lib/browser.py writes them
+  const FORMATS = [1, 2]; // versions of the records; nca_lib/show/page.py writes them
   const BASE64 = /^([a-z\d+/]{4})*([a-z\d+/]{2}==|[a-z\d+/]{3}=)?$/i;
   const LIMITS = { channels: [4, 64], hidden: [1, 512], num_steps: [1, 1e6], age: [0, 1e6] };
   const LONGEST = 1e6; // characters of a text; the weights of the largest rule have 702,144
@@ -202,9 +202,9 @@ var NCA = (() => {
     return ~crc >>> 0;
   }
 
-  /* Turn a record, as nca_lib.browser writes it, into a model; an Error says what is wrong. */
+  /* Turn a record into a model; an Error says what is wrong. */
   function decode(given) {
-    check(given?.format === FORMAT, `this page reads format ${FORMAT}`);
+    check(FORMATS.includes(given?.format), `this page reads formats ${FORMATS.join(" and ")}`);
     const record = { ...given }; // what it has itself, not what it inherits
     check(record.rule === "growing" && record.border === "zero", "another cell rule");
     check(record.channel_order === "hidden, red, green, blue, alpha", "another order of channels");
@@ -235,8 +235,8 @@ var NCA = (() => {
     let end = 0;
     const parts = sizes.map((size) => numbers.subarray(end, (end += size)));
     const [hiddenKernel, hiddenBias, outputKernel, outputBias] = parts;
-    const weights = { hiddenKernel, hiddenBias, outputKernel, outputBias };
-    return { ...record, stepSize, aliveThreshold, ...weights };
+    const layers = { hiddenKernel, hiddenBias, outputKernel, outputBias };
+    return { ...record, stepSize, aliveThreshold, weights: numbers, ...layers };
   }
 
   /* Weight files are scripts, since a page opened from disk may not fetch: each calls register. */
@@ -245,6 +245,6 @@ var NCA = (() => {
 
   return {
     makeKernels, perceive, update, livingMask, step, fireMask, makeRandom, seedState,
-    plantSeed, eraseDisc, plane, decode, register, records,
+    plantSeed, eraseDisc, plane, checksum, decode, register, records,
   };
 })();
