@@ -338,7 +338,7 @@ var Evolution = (() => {
 
     toRecord(told = {}) {
       const { settings, mean, target, rollouts, loss } = this;
-      return NCA.encode({ ...settings, ...told, target, rollouts, loss }, mean);
+      return NCA.encode({ ...settings, weights: mean, target, rollouts, loss }, told);
     }
   }
 

@@ -47,16 +47,19 @@
    (population, side, side, 4) straight RGBA, the last step of each member's life, best to worst:
    new ImageData(pictures.subarray(k * n, (k + 1) * n), side) with n = 4 * side * side.
 
-     evolution.model()           for NCA.step and the player: see NCA.decode.
+     evolution.model()           for NCA.step and the player, see NCA.open.
      evolution.toRecord(told)    a plain object, JSON of which is NAME.nca.json; told: {name,
-                                 title, emoji}. NCA.encode and NCA.decode are the way there and
-                                 back; NCA.readRecord(text) takes a file's text.
-     NCA.open(record)             a model of it; more than NCA.decode it knows target (or null)
-                                 and window.
+                                 title, emoji}, all optional.
+
+   Files and links (record.js). All errors say in words what is wrong:
+
+     NCA.open(record)            a model: what NCA.decode gives, and size, padding, num_steps,
+                                 window, target (Float32Array, or null), and weights (Float32Array,
+                                 all in a row, to start an evolution from).
+     NCA.encode(model, told)     the way back: a record. told replaces name, title, emoji, target.
+     NCA.readRecord(text)        of a file's text a record, for NCA.open.
      NCA.toLink(model)           "p=...&channels=8&hidden=32&...", to stand behind "#".
-     NCA.fromLink(hash)          a model; null where there is no p. Errors say in words what is
-                                 wrong. A model has emoji, title, size, padding, num_steps,
-                                 channels, hidden, and weights (Float32Array, all in a row). */
+     NCA.fromLink(hash)          a model; null where there is no p. */
 var ES = (() => {
   "use strict";
 

@@ -45,9 +45,12 @@
     return sign | (1024 * exponent + near);
   }
 
-  /* A record of weights, Float32Array in the order of nca.js. `told` has the settings of
-     Evolution, a name (lower-case letters, digits, hyphens), a title, and maybe a target. */
-  function encode(told, weights, dtype = "float32") {
+  /* A record of a model, or of the settings of Evolution with `weights`, Float32Array in the order
+     of nca.js. `told` replaces what they tell: name (lower-case letters, digits, hyphens), title,
+     emoji, target (RGBA in 0 to 1, or null), rollouts, loss. */
+  function encode(model, told = {}, dtype = "float32") {
+    told = { ...model, ...told };
+    const { weights, target, rollouts, loss } = told;
     check(weights.every(Number.isFinite), "a weight is not a finite number");
     const width = dtype === "float32" ? 4 : 2;
     const view = new DataView(new ArrayBuffer(width * weights.length));
@@ -57,9 +60,9 @@
     });
     const bytes = new Uint8Array(view.buffer);
     const record = { ...COMMON, name: told.name || "own", title: told.title || "Your own" };
-    for (const name of ["emoji", ...SIZES, ...Object.keys(USUAL)]) record[name] = told[name];
+    const names = ["emoji", ...SIZES, ...Object.keys(USUAL)];
+    for (const name of names) record[name] = told[name];
     Object.assign(record, { dtype, crc32: NCA.checksum(bytes), weights: toBase64(bytes) });
-    const { target, rollouts, loss } = told;
     if (target) record.target = toBase64(Uint8ClampedArray.from(target, (value) => 255 * value));
     if (Number.isInteger(rollouts)) record.rollouts = rollouts;
     if (Number.isFinite(loss)) record.loss = loss;
@@ -85,7 +88,7 @@
     return model;
   }
 
-  /* The text of a file. */
+  /* The text of a file becomes a record that `open` takes. */
   function readRecord(text) {
     check(typeof text === "string" && text.length <= LONGEST, "the file is too large");
     let record;
@@ -94,12 +97,13 @@
     } catch {
       check(false, "the file is not JSON");
     }
-    return open(record);
+    open(record);
+    return record;
   }
 
   /* What stands behind "#": the weights, the sizes, and whatever is not as usual. */
   function toLink(model) {
-    const record = encode(model, model.weights, "float16");
+    const record = encode(model, {}, "float16");
     const data = record.weights.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
     const parts = [`p=${data}`, ...SIZES.map((name) => `${name}=${record[name]}`)];
     for (const name of Object.keys(USUAL)) {
