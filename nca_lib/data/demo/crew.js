@@ -27,6 +27,8 @@ var Evolution = (() => {
     "emoji", "title", "mask", "num_steps", "window", "population", "std", "std_rate", "ranks",
     "learning_rate", "learning_rate_end", "generations", "pairs", "shared_luck", "whitening",
   ]);
+  const DEAD = { std: 0.5 }; // noise so large that within a few generations nobody lives,
+  const EXPLODED = { std: 2 }; // or that nobody stays finite
   const PICTURES = 300; // milliseconds between two sets of pictures, at least
   const LIVES = 8; // over which the loss of the mean is averaged
   const SLICE = 8; // milliseconds that the page's own thread computes at a time
@@ -133,6 +135,7 @@ var Evolution = (() => {
 
   /* One question at a time. A worker that cannot start or that fails breaks its promises. */
   function hireWorker() {
+    if (!Evolution.source) throw new Error("the build has put no source into the page");
     const url = URL.createObjectURL(new Blob([Evolution.source], { type: "text/javascript" }));
     const worker = new Worker(url);
     const ask = (task, told) =>
@@ -357,5 +360,5 @@ var Evolution = (() => {
 
   const create = (settings, target, handlers = {}) => new Search(settings, target, handlers);
 
-  return { create, check, serve, cores, DEFAULTS, LIMITS, LIVE, PICTURES };
+  return { create, check, serve, cores, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
 })();
