@@ -288,7 +288,7 @@ def with_nan(record):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (spoil(format=2), "format 1"),
+        (spoil(format=3), "formats 1 and 2"),
         (spoil(border="wrap"), "rule"),
         (spoil(channel_order="red, green, blue, alpha, hidden"), "channels"),
         (spoil(channels=3), "channels .* from 4 to 64"),

@@ -570,7 +570,7 @@ def test_malformed_weights_are_refused_in_words_and_do_no_harm(read, replace):
     where = replace(**files, butterfly=lambda _: None)
     reader = read("#run=lizard-regenerating&speed=240", where=where)
     for name, message in [
-        ("Heart", "this page reads format 1"),
+        ("Heart", "this page reads formats 1 and 2"),
         ("Fish", "of another run"),
         ("Donut", "checksum does not match"),
         ("Butterfly", "could not be loaded"),

@@ -159,7 +159,7 @@ INTRUSIONS = {
     "style-src-elem OUTa.css": "add('link', { rel: 'stylesheet', href: 'OUTa.css' })",
     "connect-src OUTa.txt": "fetch('OUTa.txt').catch(() => {})",
     "frame-src https://outside.example": "html('<iframe src=OUTa.html></iframe>')",
-    "worker-src blob": "try { new Worker(URL.createObjectURL(new Blob(['']))) } catch {}",
+    "worker-src data": "try { new Worker('data:text/javascript,') } catch {}",
     "form-action OUTb.html": "html('<form method=post action=OUTb.html>').firstChild.submit()",
     "base-uri OUT": "add('base', { href: 'OUT' })",
 }

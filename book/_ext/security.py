@@ -15,8 +15,9 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 
 POLICY = (
-    "default-src 'none'; "  # frames, objects, workers, media: the book has none
+    "default-src 'none'; "  # frames, objects, media: the book has none
     "script-src 'self'{hashes}; "
+    "worker-src blob:; "  # evolution in the page; of the build's own text, see crew.js
     # Many outputs have style attributes, and MathJax adds style elements while it runs.
     "style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; "  # figures of the chapters, icons of the theme

@@ -18,6 +18,7 @@ from nca_lib.lab import checkpoint, images
 from nca_lib.lab.checkpoint import load_weights, read_file, tell
 from nca_lib.lab.config import FRESH, SHIPPED, Config, read_config
 from nca_lib.lab.machine import describe_device, versions
+from nca_lib.lab.record import is_record, read_record
 from nca_lib.lab.task import Task, make_measure, make_task
 
 MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
@@ -270,12 +271,14 @@ def list_runs() -> list[str]:
 
 
 def load_run(name_or_folder: str | Path) -> Run:
-    """Load a shipped run by name, or any run folder by path.
+    """Load a shipped run by name, or any run folder or record by path.
 
     Explained in chapter 4, "Half a minute of evolution".
 
     Args:
-        name_or_folder: one of `list_runs()`, or a folder that `nca_lib.train` has left.
+        name_or_folder: one of `list_runs()`, a folder that `nca_lib.train` has left, or a record
+            NAME.nca.json that a page has saved. A record has no history, and of `info` only what
+            it tells.
 
     Returns:
         The run.
@@ -290,6 +293,8 @@ def load_run(name_or_folder: str | Path) -> Run:
     """
     if not isinstance(name_or_folder, str | os.PathLike):
         raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
+    if is_record(name_or_folder):
+        return _load_record(Path(name_or_folder))
     is_shipped = str(name_or_folder) in list_runs()
     folder = SHIPPED / str(name_or_folder) if is_shipped else Path(name_or_folder)
     if not os.path.isfile(folder / "run.json"):  # noqa: PTH113 (of names too long: false)
@@ -310,3 +315,14 @@ def load_run(name_or_folder: str | Path) -> Run:
     task = make_task(config)
     params = load_weights(folder / "weights.npz", like=task.params)
     return Run(folder, info, config, task, params, history)
+
+
+def _load_record(path: Path) -> Run:
+    """A run of which only a record is left."""
+    record, task, params = read_record(path)
+    info = {name: record[name] for name in ("rule", "title", "rollouts") if name in record}
+    info |= {"config": dataclasses.asdict(task.config), "empty_loss": task.empty_loss()}
+    info["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if "loss" in record:
+        info["loss"] = {"mean": record["loss"]}
+    return Run(path, info, task.config, task, params, {name: np.empty(0) for name in HISTORY})

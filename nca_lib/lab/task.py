@@ -169,7 +169,7 @@ class Task(NamedTuple):
         return record(self.merge(params), self.start, self.fires(key, num_steps))
 
 
-def make_task(config: Config, surrogate: str = "") -> Task:
+def make_task(config: Config, surrogate: str = "", target: np.ndarray | None = None) -> Task:
     """Turn a configuration into arrays, a rule and a goal.
 
     Explained in chapter 4, "A black box that returns one number".
@@ -178,6 +178,7 @@ def make_task(config: Config, surrogate: str = "") -> Task:
         config: what is to run.
         surrogate: what stands for decisions in cells and goal; by default nothing, whatever the
             configuration has for training.
+        target: (H, W, 4) float32 in [0, 1], in place of the picture of the configuration's emoji.
 
     Returns:
         The task.
@@ -188,7 +189,8 @@ def make_task(config: Config, surrogate: str = "") -> Task:
     if not isinstance(config, Config):
         raise ValueError(f"config must be a Config such as PRESETS['pocket'], got {config!r}")
     if config.goal == "target":
-        target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
+        if target is None:
+            target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)
         measure = functools.partial(mse, target=jnp.asarray(target))
     else:
         target = np.zeros((config.size + 2 * config.padding,) * 2 + (4,), np.float32)

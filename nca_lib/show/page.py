@@ -22,14 +22,22 @@ from IPython.display import HTML
 
 from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
 from nca_lib.lab.config import Config
+from nca_lib.lab.record import (
+    DTYPES,
+    FIELDS,
+    FORMAT,
+    ORDER,
+    RULE,
+    SUFFIX,
+    encode_target,
+    is_record,
+    shapes,
+)
 from nca_lib.lab.runs import Run, load_run
+from nca_lib.target import list_emoji
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
 SCRIPTS = ("nca.js", "player.js", "playground.js")
-FORMAT = 1  # version of the records; nca.js refuses any other
-# The order of the weights in a record, each array row by row.
-ORDER = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
-DTYPES = ("float32", "float16")
 
 
 def describe(
@@ -53,7 +61,8 @@ def describe(
     Returns:
         Plain values for JSON. The weights as base64 of little-endian numbers, their SHA-256 and
         CRC-32, and everything the rule needs, channels and their order, hidden size, step size,
-        threshold, fire mask and rate, size and padding of the target.
+        threshold, fire mask and rate, size and padding of the target; and the target of a run if
+        it is none of the bundled emoji.
 
     Raises:
         ValueError: no such run, weights that do not fit the configuration, are not finite, or do
@@ -66,11 +75,12 @@ def describe(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
     run = load_run(run) if isinstance(run, str | Path) else run
-    params = run
+    params, target = run, None
     if isinstance(run, Run):
         if config is not None:
             raise ValueError("config must be None for a run, which has its own")
-        name, config, params = name or _plain(run.folder.resolve().name), run.config, run.params
+        name = name or _plain(run.folder.resolve().name.removesuffix(SUFFIX))
+        config, params, target = run.config, run.params, run.target
     if not isinstance(config, Config):
         raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
     if config.cells != "smooth":
@@ -81,11 +91,10 @@ def describe(
     title = name.replace("-", " ").capitalize() if title is None else title
     if not isinstance(title, str) or not title.strip():
         raise ValueError(f"title must be a text, got {title!r}")
-    fields = ("emoji", "channels", "hidden", "step_size", "alive_threshold", "mask", "num_steps")
-    fields += ("age", "size", "padding", "premultiply")
-    told = {"format": FORMAT, "name": name, "title": title, "rule": "growing", "border": "zero"}
-    told |= {"channel_order": "hidden, red, green, blue, alpha", "fire_rate": 0.5}
-    told |= {field: getattr(config, field) for field in fields}
+    told = {"format": FORMAT, "name": name, "title": title, **RULE}
+    told |= {field: getattr(config, field) for field in FIELDS}
+    if target is not None and config.emoji not in list_emoji():  # who reads it may be offline
+        told["target"] = encode_target(target)
     return told | _encode(flatten(params, config), dtype)
 
 
@@ -124,40 +133,41 @@ def flatten(params: Any, config: Config) -> np.ndarray:
     Raises:
         ValueError: params are not weights of this configuration.
     """
-    C, hidden = config.channels, config.hidden
-    wanted = dict(zip(ORDER, ((3 * C, hidden), (hidden,), (hidden, C), (C,)), strict=True))
     try:
         arrays = weights_to_arrays(params)
-        shapes = {key: arrays[key].shape for key in sorted(arrays)}
+        found = {key: arrays[key].shape for key in sorted(arrays)}
     except Exception as error:  # any object at all may come here
         raise ValueError(f"run must be a run, its name or its weights, got {params!r}") from error
-    if shapes != wanted:
-        raise ValueError(f"weights have shapes {shapes}, but the configuration needs {wanted}")
+    if found != shapes(config):
+        needed = shapes(config)
+        raise ValueError(f"weights have shapes {found}, but the configuration needs {needed}")
     return np.concatenate([np.asarray(arrays[key], np.float32).ravel() for key in ORDER])
 
 
 def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Path:
-    """Write a small script that hands a rule's weights to the demo.
+    """Write a rule to a file: a record that pages open, or a script that hands it to the demo.
 
     Args:
         run: see `describe`.
-        path: file to write, ending in .js; its folder must exist.
+        path: file to write, ending in .nca.json for a record, which `load_run` reads as well, or
+            in .js for a script; its folder must exist.
         **options: of `describe`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: see `describe`, or the file does not end in .js.
+        ValueError: see `describe`, or the file has another ending.
 
     Example:
         >>> export("lizard", "lizard.js")
         PosixPath('lizard.js')
     """
-    if not isinstance(path, str | os.PathLike) or Path(path).suffix != ".js":
-        raise ValueError(f"path must end in .js, got {path!r}")
-    path = Path(path)
-    write_atomic(path, script(describe(run, **options)).encode())
+    is_path = isinstance(path, str | os.PathLike)
+    if not is_path or not (is_record(path) or Path(path).suffix == ".js"):
+        raise ValueError(f"path must end in .js or {SUFFIX}, got {path!r}")
+    path, write = Path(path), to_json if is_record(path) else script
+    write_atomic(path, write(describe(run, **options)).encode())
     return path
 
 
