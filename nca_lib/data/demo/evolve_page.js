@@ -1,0 +1,567 @@
+/* Evolution in the page: a placeholder <div class="nca-evolve"> becomes a target to choose, a
+   population to watch, and what has come of it; with data-size="small" without knobs. Evolution is
+   crew.js's; targets, views, knobs and pad have scripts of their own. Texts of files and links
+   reach the page as text nodes, never as markup. */
+(() => {
+  "use strict";
+
+  const { make, play } = NCA.page;
+  const { emoji: BUNDLED, sheet, runs: SHIPPED } = NCA.evolveData;
+  const CLIP_SIDE = 480;
+  const CURVE_MS = 200; // between two drawings of the curve
+  const KINDS = { whitened: "whitened", pgpe: "PGPE", backprop: "by gradients" };
+
+  const SAID = {
+    idle: "Choose a target and press Start.",
+    running: "Evolving.",
+    paused: "Paused.",
+    asleep: "Asleep while the page is hidden.",
+    dead: "Dead: most members score what an empty grid does.",
+    exploded: "Exploded: the numbers of most members are beyond all bounds.",
+  };
+  const EXPLAINED = {
+    dead: [
+      "This population is dead.",
+      "Its members kill their own seed, and all that are dead score the same, that of an empty " +
+        "grid. Nobody is better, so there is nothing to follow. The noise was too large, or the " +
+        "steps were: lower σ or the learning rate, then start anew.",
+    ],
+    exploded: [
+      "This population has exploded.",
+      "The numbers in its cells have grown beyond all bounds, so their scores are infinite, and " +
+        "nobody is better. The noise was too large, or the changes that a cell makes to itself: " +
+        "lower σ or the step size, then start anew.",
+    ],
+  };
+  const MILESTONES = [[0.1, "a tenth"], [0.25, "a quarter"], [0.5, "half"]];
+
+  const number = (value) => Math.round(value).toLocaleString("en");
+  const loss = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
+  const time = (seconds) => {
+    const [minutes, rest] = [Math.floor(seconds / 60), Math.floor(seconds % 60)];
+    return `${minutes}:${String(rest).padStart(2, "0")}`;
+  };
+  const sideOf = ({ size, padding }) => size + 2 * padding; // in cells
+  const button = (text, click, more = {}) => make("button", { type: "button", click, ...more }, text);
+
+  class Page {
+    constructor(root) {
+      this.root = root;
+      this.isFull = root.dataset.size !== "small";
+      this.settings = Evolution.check({});
+      this.evolution = this.given = null; // given: a model from a file or a link
+      this.source = null; // {picture, emoji, title} of the target
+      this.build();
+      this.refresh(SAID.idle);
+      document.addEventListener("visibilitychange", () => this.sleep());
+      this.begin();
+    }
+
+    async begin() {
+      const pictures = await Target.readSheet(sheet, BUNDLED.length);
+      pictures.forEach((picture, i) => {
+        this.tiles[i].getContext("2d").putImageData(picture, 0, 0);
+        BUNDLED[i].picture = picture;
+      });
+      this.choose(BUNDLED[0]);
+      if (!this.isFull) return;
+      window.addEventListener("hashchange", () => this.readLink());
+      this.readLink();
+    }
+
+    /* ---- what stands on the page ---- */
+
+    build() {
+      this.population = new Views.Population();
+      this.growth = new Views.Growth();
+      this.curve = new Views.Curve();
+      this.figures = {};
+      this.list = make("dl", { class: "evolve-figures" });
+      for (const name of ["Generation", "Rollouts", "Loss", "σ", "Rollouts/s", "Time"]) {
+        this.figures[name] = make("dd", {}, "–");
+        this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
+      }
+      this.status = make("p", { class: "nca-status", role: "status" });
+      this.form = make("form", { submit: (event) => event.preventDefault() },
+        this.makeTargets(), this.makeButtons(), this.makeStage());
+      if (this.isFull) this.form.append(this.makeKeep(), ...this.makeKnobs());
+      this.root.replaceChildren(this.form);
+      if (!this.isFull) return;
+      this.player = make("div", { class: "evolve-player" });
+      this.pad = new Pad.DrawingPad((picture) =>
+        this.choose({ picture, emoji: "", title: "Drawing", name: "drawing" }),
+      );
+      this.root.append(this.player, this.pad.element);
+      this.listen();
+    }
+
+    makeTargets() {
+      this.tiles = BUNDLED.map(() => make("canvas", { width: 128, height: 128 }));
+      this.radios = BUNDLED.map((bundled, i) => {
+        const change = () => this.choose(bundled);
+        const label = bundled.name;
+        return make("input", { type: "radio", name: "evolve-target", value: i, "aria-label": label, change });
+      });
+      const labels = BUNDLED.map(({ name }, i) => make("label", { title: name }, this.radios[i], this.tiles[i]));
+      const fieldset = make("fieldset", { class: "evolve-targets" }, make("legend", {}, "Target"),
+        make("div", { class: "evolve-strip" }, ...labels));
+      if (!this.isFull) return fieldset;
+      const typed = make("input", {
+        type: "text", size: 2, maxlength: 32, autocomplete: "off", placeholder: "Aa",
+        "aria-label": "Any other character", title: "Type any other character or emoji",
+        input: (event) => event.isComposing || this.type(event.target.value),
+        compositionend: ({ target }) => this.type(target.value),
+      });
+      this.file = make("input", {
+        type: "file", accept: "image/*", hidden: "",
+        change: ({ target }) => target.files[0] && this.open(target.files[0]),
+      });
+      fieldset.append(make("div", { class: "evolve-own" }, typed,
+        button("Draw", () => this.pad.open(this.settings.size)),
+        button("Picture", () => this.file.click(), { title: "A file, or drop or paste one" }),
+        this.file));
+      return fieldset;
+    }
+
+    makeButtons() {
+      this.startButton = button("Start", () => this.toggle(), { class: "evolve-start" });
+      const row = [this.startButton];
+      row.push(button("One generation", () => this.step()), button("Start anew", () => this.startAnew()));
+      if (this.isFull) {
+        const [min, max] = Evolution.LIMITS.seed;
+        const change = () => this.set({ seed: Math.min(max, Math.max(min, Math.round(+this.seed.value) || 0)) });
+        this.seed = make("input", { type: "number", min, max, step: 1, change });
+        row.push(make("label", { class: "evolve-seed" }, "Seed ", this.seed));
+      }
+      return make("div", { class: "nca-row evolve-buttons" }, ...row, this.status);
+    }
+
+    makeStage() {
+      const figure = (name, title, text, ...views) =>
+        make("figure", { class: `evolve-panel ${name}` },
+          make("figcaption", {}, make("strong", {}, title), ` ${text}`), ...views);
+      this.target = make("canvas", { class: "evolve-goal", role: "img", "aria-label": "The target" });
+      this.legend = make("span", { class: "evolve-legend" });
+      this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
+      const curve = figure("is-curve", "Loss of the mean", "", this.curve.element);
+      curve.firstChild.append(this.legend);
+      return make("div", { class: "evolve-stage" },
+        figure("is-population", "Population", "of variations of one network, best to worst",
+          make("div", { class: "evolve-frame" }, this.population.element, this.trouble)),
+        figure("is-goal", "Target", "", this.target),
+        figure("is-growth", "Mean,", "moving to the better", this.growth.element),
+        this.list, curve);
+    }
+
+    makeKeep() {
+      this.opener = make("input", {
+        type: "file", accept: ".json", hidden: "",
+        change: ({ target }) => target.files[0] && this.open(target.files[0]),
+      });
+      this.clipButton = button("Save clip", () => this.saveClip());
+      const renew = () => this.refreshLink();
+      const events = { pointerenter: renew, focus: renew };
+      this.link = make("a", { href: "#", class: "evolve-link", ...events }, "Link to this pattern");
+      this.keepers = [
+        button("Play with it", () => this.playWithIt()),
+        button("Save picture", () => this.savePicture()),
+        ...(window.MediaRecorder ? [this.clipButton] : []),
+        button("Save weights", () => this.saveWeights()),
+      ];
+      return make("div", { class: "nca-row evolve-keep" }, ...this.keepers,
+        button("Open weights", () => this.opener.click()), this.opener, this.link);
+    }
+
+    makeKnobs() {
+      this.panel = new Knobs.Panel((name) => Evolution.LIVE.has(name), (change) => this.set(change));
+      const faults = make("fieldset", {}, make("legend", {}, "What goes wrong"),
+        make("div", { class: "nca-row" },
+          button("Show a dead population", () => this.fail("dead")),
+          button("Show an exploded one", () => this.fail("exploded")),
+          button("Default settings", () => this.restore())));
+      return [...this.panel.elements, faults];
+    }
+
+    listen() {
+      const isFile = ({ dataTransfer }) => [...dataTransfer.types].includes("Files");
+      this.root.addEventListener("dragover", (event) => isFile(event) && event.preventDefault());
+      this.root.addEventListener("drop", (event) => {
+        if (!isFile(event)) return;
+        event.preventDefault();
+        this.open(event.dataTransfer.files[0]);
+      });
+      document.addEventListener("paste", ({ clipboardData }) => {
+        const file = [...(clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+        if (file) this.open(file);
+      });
+    }
+
+    /* ---- targets ---- */
+
+    /* Take a target; evolution of another ends here. */
+    choose(source, message = SAID.idle) {
+      this.source = source;
+      this.forget();
+      this.given = null;
+      this.rasterise();
+      this.refresh(message);
+    }
+
+    rasterise() {
+      const { size, padding } = this.settings;
+      const side = sideOf(this.settings);
+      this.goal = Target.rasterise(this.source.picture, size, padding);
+      this.empty = Target.emptyLoss(this.goal);
+      [this.target.width, this.target.height] = [side, side];
+      const { data } = Target.toPicture(this.goal, side, 0);
+      this.target.getContext("2d").putImageData(new ImageData(data, side), 0, 0);
+    }
+
+    type(text) {
+      const character = Target.firstCharacter(text);
+      if (!character) return;
+      this.attempt(() =>
+        this.choose({ picture: Target.type(character), emoji: character, title: "Typed", name: "typed" }),
+      );
+    }
+
+    /* A picture becomes the target, a file of weights is shown. */
+    open(file) {
+      return this.attempt(async () => {
+        if (/\.json$/i.test(file.name)) {
+          if (file.size > 2e6) throw new Error("This file is too large to be one of weights.");
+          return this.adopt(NCA.open(NCA.readRecord(await file.text())), "From the file");
+        }
+        const picture = await Target.open(file);
+        this.choose({ picture, emoji: "", title: "Picture", name: "picture" });
+      });
+    }
+
+    /* Do something that may fail because of what a reader has brought; say so in words. */
+    async attempt(task) {
+      try {
+        await task();
+      } catch (error) {
+        this.refresh(error.message);
+      }
+      for (const input of [this.file, this.opener]) input.value = ""; // the same file once more
+    }
+
+    readLink() {
+      return this.attempt(() => {
+        const model = NCA.fromLink(location.hash);
+        if (model) this.adopt(model, "From the link");
+      });
+    }
+
+    /* Show a rule from elsewhere; Start evolves it further, towards the picture it was made for. */
+    adopt(model, origin) {
+      const names = Object.keys(Evolution.DEFAULTS).filter((name) => name in model);
+      const told = Object.fromEntries(names.map((name) => [name, model[name]]));
+      const name = `${origin}: ${model.emoji} ${model.title}`;
+      let then = "Start evolves it further.";
+      try {
+        this.settings = Evolution.check({ ...this.settings, ...told });
+      } catch (error) {
+        then = `It cannot be evolved here: ${error.message}`;
+      }
+      this.choose(this.findSource(model));
+      this.given = model;
+      this.refresh(`${name} grows here. ${then}`);
+    }
+
+    /* The target of a rule from elsewhere, as far as it is known; else the present one. */
+    findSource({ target, size, padding, emoji, title }) {
+      const bundled = BUNDLED.find((other) => other.emoji === emoji);
+      if (bundled) return bundled;
+      const told = { emoji, title, name: "own" };
+      if (target) return { ...told, picture: Target.toPicture(target, size, padding) };
+      try {
+        return { ...told, picture: Target.type(Target.firstCharacter(emoji)) };
+      } catch {
+        return this.source;
+      }
+    }
+
+    /* ---- evolution ---- */
+
+    create() {
+      const told = { emoji: this.source.emoji, title: this.source.title };
+      this.evolution = Evolution.create({ ...this.settings, ...told }, this.goal, {
+        weights: this.given?.weights,
+        onGeneration: (report) => this.hear(report),
+        onState: () => this.refresh(),
+        onError: (error) => this.refresh(error.message),
+      });
+      this.milestone = 1;
+    }
+
+    /* End what evolves, if anything does. */
+    forget() {
+      this.evolution?.stop();
+      this.evolution = this.report = null;
+      this.isAsleep = false;
+    }
+
+    toggle() {
+      if (this.state === "running") return this.evolution.pause();
+      this.attemptStart(() => this.evolution.run());
+    }
+
+    step() {
+      this.attemptStart(() => this.evolution.step());
+    }
+
+    startAnew() {
+      this.forget();
+      this.given = null;
+      this.toggle();
+    }
+
+    attemptStart(go) {
+      this.attempt(() => {
+        if (!this.evolution) this.create();
+        return go();
+      });
+    }
+
+    fail(name) {
+      this.set(name === "dead" ? Evolution.DEAD : Evolution.EXPLODED);
+      this.startAnew();
+    }
+
+    restore() {
+      const { seed } = this.settings;
+      this.set({ ...Evolution.DEFAULTS, seed });
+    }
+
+    /* Take over settings: at once where they may change, else with the next start. */
+    set(change) {
+      const old = this.settings;
+      try {
+        const fits = Math.min(change.window ?? old.window, change.num_steps ?? old.num_steps);
+        this.settings = Evolution.check({ ...old, ...change, window: fits });
+      } catch (error) {
+        return this.refresh(error.message);
+      }
+      const isLive = (name) => Evolution.LIVE.has(name);
+      const changed = Object.keys(this.settings).filter((name) => this.settings[name] !== old[name]);
+      if (this.evolution) {
+        const live = changed.filter(isLive).map((name) => [name, this.settings[name]]);
+        if (live.length) this.evolution.change(Object.fromEntries(live));
+        if (changed.every(isLive)) return this.refresh();
+        return this.refresh("This setting counts from the next Start anew.");
+      }
+      if (changed.includes("size")) this.rasterise();
+      const isOther = ["channels", "hidden", "step_size"].some((name) => changed.includes(name));
+      if (isOther) this.given = null; // its weights do not fit
+      this.refresh();
+    }
+
+    hear(report) {
+      this.report = report;
+      if (report.pictures) {
+        this.showPopulation();
+        this.growth.show(this.evolution.model(), sideOf(this.evolution.settings));
+      }
+      const share = report.loss / this.empty;
+      const reached = MILESTONES.find(([limit]) => share <= limit);
+      const isNews = report.measured && reached && reached[0] < this.milestone;
+      if (isNews) this.milestone = reached[0];
+      if (report.generation === 1) this.refresh();
+      this.showFigures();
+      if (isNews) this.say(`The loss is ${reached[1]} of the empty grid's, after ${number(report.rollouts)} rollouts.`);
+    }
+
+    sleep() {
+      if (document.hidden && this.state === "running") {
+        this.isAsleep = true;
+        this.evolution.pause();
+      } else if (!document.hidden && this.isAsleep) {
+        this.isAsleep = false;
+        this.evolution.run();
+      }
+    }
+
+    /* ---- showing ---- */
+
+    get state() {
+      return this.evolution?.state ?? "idle";
+    }
+
+    /* The rule on show: what has evolved, or came from elsewhere. */
+    get model() {
+      return this.evolution?.generation ? this.evolution.model() : this.given;
+    }
+
+    say(message) {
+      this.status.textContent = message;
+    }
+
+    /* Bring everything on the page in line; without a message, say what the state is. */
+    refresh(message) {
+      const { state } = this;
+      this.startButton.textContent =
+        state === "running" ? "Pause" : this.evolution?.generation ? "Go on" : "Start";
+      this.root.dataset.state = state;
+      const isNews = state !== this.shownState;
+      this.shownState = state;
+      if (message !== undefined) this.say(message);
+      else if (isNews) this.say(this.isAsleep ? SAID.asleep : SAID[state]);
+      if (this.source) {
+        const chosen = BUNDLED.indexOf(this.source);
+        this.radios.forEach((radio, i) => (radio.checked = i === chosen));
+        if (!this.report) {
+          this.population.show({ count: this.settings.population, side: sideOf(this.settings) });
+          this.growth.show(this.model, sideOf(this.model ?? this.settings));
+        }
+      }
+      this.explain(EXPLAINED[state]);
+      if (this.isFull) this.refreshControls();
+      this.showFigures(true);
+    }
+
+    /* Over the population: what is wrong with it, if anything. */
+    explain([title, text] = []) {
+      this.trouble.hidden = !title;
+      if (!title || this.trouble.dataset.title === title) return;
+      this.trouble.dataset.title = title;
+      const more = make("a", { href: "04_es_training.html#what-goes-wrong" }, "More in chapter 4");
+      this.trouble.replaceChildren(make("p", {}, make("strong", {}, title)), make("p", {}, text, " ", more));
+    }
+
+    refreshControls() {
+      this.seed.value = this.settings.seed;
+      this.panel.show(this.settings);
+      const { model } = this;
+      for (const keeper of this.keepers) keeper.disabled = !model;
+      this.link.hidden = !model;
+      this.refreshLink();
+    }
+
+    /* The link to what there is by now. */
+    refreshLink() {
+      if (this.model) this.link.href = `#${NCA.toLink(this.model)}`;
+    }
+
+    showPopulation() {
+      const { pictures, fitness } = this.report;
+      const losses = Float32Array.from(fitness).sort();
+      const { settings, empty } = this.evolution;
+      this.population.show({ count: fitness.length, side: sideOf(settings), pictures, losses, empty });
+      const { dead, exploded } = this.population.faults;
+      const faults = [dead && `${dead} dead`, exploded && `${exploded} exploded`].filter(Boolean);
+      const label = `${fitness.length} members, best to worst${faults.length ? `: ${faults.join(", ")}` : ""}`;
+      this.population.element.setAttribute("aria-label", label);
+    }
+
+    /* The numbers, and the curve where it is time for it. */
+    showFigures(isNow = false) {
+      const { evolution, report } = this;
+      const [rollouts, value] = [evolution?.rollouts ?? 0, evolution?.loss ?? Number.NaN];
+      Object.assign(document.documentElement.dataset, {
+        rollouts, loss: value, empty: this.empty ?? "", state: this.state,
+      });
+      const share = Number.isFinite(value) ? ` (${Math.round((100 * value) / this.empty)}%)` : "";
+      const figures = {
+        Generation: number(evolution?.generation ?? 0),
+        Rollouts: number(rollouts),
+        Loss: loss(value) + share,
+        σ: loss(report?.sigma ?? Number.NaN),
+        "Rollouts/s": report ? number(report.rate) : "–",
+        Time: time(evolution?.seconds ?? 0),
+      };
+      for (const [name, text] of Object.entries(figures)) this.figures[name].textContent = text;
+      const now = performance.now();
+      if (!this.empty || (!isNow && now - (this.drawn ?? 0) < CURVE_MS)) return;
+      this.drawn = now;
+      this.showCurve();
+    }
+
+    showCurve() {
+      const points = (this.evolution?.history ?? []).map(({ rollouts, loss }) => [rollouts, loss]);
+      const isLizard = this.source?.emoji === "🦎" && this.settings.size === 24;
+      const others = isLizard ? SHIPPED : [];
+      const lines = [...others, { kind: "own", points }];
+      this.curve.show(lines, this.empty);
+      const keys = [["own", "this run"], ["empty", "empty grid"],
+        ...others.map(({ kind }) => [kind, KINDS[kind]])];
+      const told = keys.map(([, text]) => text).join();
+      if (told === this.told) return;
+      this.told = told;
+      this.legend.replaceChildren(...keys.map(([kind, text]) =>
+        make("span", {}, make("i", { class: `evolve-key is-${kind}` }), text)));
+    }
+
+    /* ---- afterwards ---- */
+
+    record() {
+      const { source, evolution, given } = this;
+      const told = { name: source.name, title: source.title, emoji: source.emoji };
+      return evolution?.generation ? evolution.toRecord(told) : NCA.encode(given, told);
+    }
+
+    playWithIt() {
+      const root = make("div", { class: "nca-player", "data-controls": "all" });
+      this.player.replaceChildren(make("p", {}, "Your pattern, among those of the book."), root);
+      play(root, { ...this.record(), name: "own" });
+      root.scrollIntoView({ behavior: "auto", block: "start" });
+      this.say("Your pattern lives in the player below.");
+    }
+
+    /* The growing mean on white, enlarged. */
+    compose(canvas) {
+      const cells = this.growth.element.width;
+      const side = cells * Math.ceil(CLIP_SIDE / cells);
+      if (canvas.width !== side) [canvas.width, canvas.height] = [side, side];
+      const context = canvas.getContext("2d");
+      context.fillStyle = "white";
+      context.fillRect(0, 0, side, side);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(this.growth.element, 0, 0, side, side);
+      return canvas;
+    }
+
+    save(blob, ending) {
+      const href = URL.createObjectURL(blob);
+      make("a", { href, download: `${this.source.name}.${ending}` }).click();
+      setTimeout(() => URL.revokeObjectURL(href), 10_000);
+    }
+
+    savePicture() {
+      this.growth.finish();
+      this.compose(make("canvas")).toBlob((blob) => this.save(blob, "png"));
+      this.say("Saved a picture.");
+    }
+
+    saveWeights() {
+      this.save(new Blob([JSON.stringify(this.record())], { type: "application/json" }), "nca.json");
+      this.say("Saved the weights.");
+    }
+
+    /* One life, from the seed to the end of its rest. */
+    saveClip() {
+      if (this.clip) return;
+      this.clip = this.compose(make("canvas"));
+      const recorder = new MediaRecorder(this.clip.captureStream(30));
+      const follow = () => this.compose(this.clip);
+      recorder.ondataavailable = ({ data }) => {
+        this.save(data, recorder.mimeType.includes("mp4") ? "mp4" : "webm");
+        this.growth.listeners.delete(follow);
+        this.clip = null;
+        this.clipButton.disabled = false;
+        this.say("Saved a clip.");
+      };
+      this.clipButton.disabled = true;
+      this.growth.listeners.add(follow);
+      recorder.start();
+      this.growth.live(() => recorder.stop());
+      this.say("Recording one life.");
+    }
+  }
+
+  for (const root of document.querySelectorAll(".nca-evolve:not([data-alive])")) {
+    root.dataset.alive = "";
+    new Page(root);
+  }
+})();

@@ -1,0 +1,277 @@
+/* What evolution looks like: the population in small pictures, the growth of the mean, the loss over
+   rollouts. Each view has an element, and is told what to show. One global, Views. */
+var Views = (() => {
+  "use strict";
+
+  const { make, paint } = NCA.page;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  const SVG = "http://www.w3.org/2000/svg";
+  const EXPLODED = 4; // times the empty grid's loss
+  const FRAME = 40; // ms of one step of growth
+  const REST = 30; // steps' time that the grown pattern is held
+
+  /* A canvas as large as it is shown, in pixels of the screen; `draw` is called when that changes. */
+  function makeCanvas(label, draw) {
+    const canvas = make("canvas", { role: "img", "aria-label": label });
+    new ResizeObserver(() => {
+      const side = Math.round(canvas.clientWidth * Math.min(devicePixelRatio, 2));
+      if (side === canvas.width || !side) return;
+      [canvas.width, canvas.height] = [side, side];
+      draw();
+    }).observe(canvas);
+    return canvas;
+  }
+
+  const isEmpty = (pixels) => {
+    for (let i = 3; i < pixels.length; i += 4) if (pixels[i]) return false;
+    return true;
+  };
+
+  /* The members from best to worst, in reading order. The dead and the exploded get a frame. */
+  class Population {
+    constructor() {
+      this.element = makeCanvas("The population", () => this.draw());
+      this.element.classList.add("evolve-population");
+      this.context = this.element.getContext("2d");
+      this.scratch = make("canvas");
+      this.show({ count: 64, side: 32 });
+    }
+
+    /* pictures: (count, side, side, 4) straight RGBA; null where nothing has grown yet. */
+    show({ count, side, pictures = null, losses = [], empty = Infinity }) {
+      Object.assign(this, { count, side, pictures, losses, empty });
+      this.draw();
+    }
+
+    draw() {
+      const { context, count, scratch } = this;
+      const across = Math.ceil(Math.sqrt(count));
+      const room = this.element.width / across;
+      const gap = Math.max(1, Math.round(room / 16));
+      [scratch.width, scratch.height] = [this.side, this.side];
+      const style = getComputedStyle(this.element);
+      const colour = (name) => style.getPropertyValue(name);
+      context.clearRect(0, 0, this.element.width, this.element.height);
+      context.imageSmoothingQuality = "high";
+      const faults = { dead: 0, exploded: 0 };
+      for (let k = 0; k < count; k++) {
+        const [x, y] = [k % across, Math.floor(k / across)].map((i) => Math.round(i * room));
+        const size = Math.round(room) - gap;
+        context.fillStyle = colour("--nca-ground");
+        context.fillRect(x, y, size, size);
+        const fault = this.drawMember(k, x, y, size);
+        if (fault) faults[fault]++;
+        context.strokeStyle = colour(fault ? `--evolve-${fault}` : "--nca-line");
+        context.lineWidth = fault ? 2 * gap / 3 : 1;
+        context.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
+      }
+      this.faults = faults;
+    }
+
+    /* Draw one member; tells "dead", "exploded" or null. */
+    drawMember(k, x, y, size) {
+      const { context, scratch, side, pictures } = this;
+      if (!pictures) {
+        const dot = Math.max(1, Math.round(size / side)); // the seed that all begin with
+        context.fillStyle = getComputedStyle(this.element).getPropertyValue("--nca-muted");
+        context.fillRect(x + size / 2 - dot / 2, y + size / 2 - dot / 2, dot, dot);
+        return null;
+      }
+      const area = 4 * side * side;
+      const pixels = pictures.subarray(k * area, (k + 1) * area);
+      scratch.getContext("2d").putImageData(new ImageData(pixels, side), 0, 0);
+      context.drawImage(scratch, x, y, size, size);
+      if (!(this.losses[k] < EXPLODED * this.empty)) return "exploded";
+      return isEmpty(pixels) ? "dead" : null;
+    }
+  }
+
+  /* The life of one rule, from its seed on, over and over. */
+  class Growth {
+    constructor() {
+      this.element = make("canvas", { role: "img", "aria-label": "The mean, growing" });
+      this.element.classList.add("evolve-growth");
+      this.context = this.element.getContext("2d");
+      this.listeners = new Set(); // called after each picture
+      this.count = this.frame = this.due = 0;
+      this.last = performance.now();
+      new IntersectionObserver((entries) => {
+        this.isVisible = entries.at(-1).isIntersecting;
+        this.schedule();
+      }).observe(this.element);
+      document.addEventListener("visibilitychange", () => this.schedule());
+      calm.addEventListener("change", () => this.show(this.model, this.side));
+    }
+
+    /* Show another rule: from its next life on, or at once where nothing lives yet. */
+    show(model, side) {
+      const isNew = !this.state || side !== this.side || !model || !this.model;
+      Object.assign(this, { model, side });
+      if (isNew || calm.matches) this.begin();
+      this.schedule();
+    }
+
+    begin() {
+      if (!this.side) return;
+      const { side, element } = this;
+      this.alive = this.model; // the rule of this life
+      this.state = NCA.seedState(side, side, this.alive?.channels ?? 4, 1);
+      this.random = NCA.makeRandom(1);
+      this.count = this.due = 0;
+      if (element.width !== side) [element.width, element.height] = [side, side];
+      this.image = this.context.createImageData(side, side);
+      if (calm.matches && !this.done) this.finish();
+      else this.draw();
+    }
+
+    /* What has grown in the end. */
+    finish() {
+      while (this.alive && this.count < this.alive.num_steps) this.advance();
+      this.draw();
+    }
+
+    /* One whole life from now on, even where motion is not wanted; then `done` is called. */
+    live(done) {
+      this.done = done;
+      this.begin();
+      this.schedule();
+    }
+
+    advance() {
+      const fire = NCA.fireMask(this.random, this.side, this.side, this.alive.mask);
+      NCA.step(this.alive, this.state, fire);
+      this.count++;
+    }
+
+    draw() {
+      const { state, context, image } = this;
+      paint({ model: this.alive ?? { premultiply: true }, state, context, image }, "colour");
+      for (const listener of this.listeners) listener();
+    }
+
+    schedule() {
+      const isWanted = this.done || (!calm.matches && this.isVisible);
+      const isOn = this.model && isWanted && !document.hidden;
+      if (isOn && !this.frame) this.frame = requestAnimationFrame((now) => this.run(now));
+    }
+
+    end() {
+      const { done } = this;
+      this.done = null;
+      done?.();
+      this.begin();
+    }
+
+    run(now) {
+      this.frame = 0;
+      this.due += Math.min((now - this.last) / FRAME, 2);
+      this.last = now;
+      for (; this.due >= 1; this.due--) {
+        if (!this.alive || this.count >= this.alive.num_steps + REST) this.end();
+        else if (this.count >= this.alive.num_steps) this.count++;
+        else this.advance();
+      }
+      this.draw();
+      this.schedule();
+    }
+  }
+
+  function draw(tag, attributes, ...children) {
+    const element = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  const LEFT = 44, RIGHT = 8, TOP = 6, BOTTOM = 30; // room for the axes, in pixels
+  const LEAST = 50; // rollouts, where the axis begins
+  const RAISED = ["1", "10", "100", "1,000", "10,000", "100,000", "1 million", "10 million", "100 million"];
+
+  /* Thin a line of points to what can be seen: one of those closer together than two pixels. */
+  function thin(points) {
+    let last = -Infinity;
+    return points.filter(([x], i) => {
+      const isSeen = x - last >= 2 || i === points.length - 1;
+      if (isSeen) last = x;
+      return isSeen;
+    });
+  }
+
+  /* Loss over rollouts, both logarithmic. */
+  class Curve {
+    constructor() {
+      this.element = draw("svg", { class: "evolve-curve", role: "img", "aria-label": "Loss" });
+      this.lines = [];
+      new ResizeObserver(() => this.draw()).observe(this.element);
+    }
+
+    /* lines: {kind, points: [[rollouts, loss], ...]}; empty: the level of the empty grid. */
+    show(lines, empty) {
+      Object.assign(this, { lines, empty });
+      this.draw();
+    }
+
+    draw() {
+      const [width, height] = [this.element.clientWidth, this.element.clientHeight];
+      if (!width || !this.empty) return;
+      const own = this.lines.find(({ kind }) => kind === "own").points;
+      const losses = own.map(([, loss]) => loss).filter(Number.isFinite);
+      const right = Math.max(1e5, 1.25 * (own.at(-1)?.[0] ?? 0));
+      const [low, high] = [Math.min(this.empty / 30, ...losses) * 0.8, this.empty * 2.2];
+      const scale = (value, from, to) => Math.log(value / from) / Math.log(to / from);
+      const x = (rollouts) => LEFT + scale(rollouts, LEAST, right) * (width - LEFT - RIGHT);
+      const y = (loss) => {
+        const share = Math.min(1, Math.max(0, scale(loss, low, high)));
+        return height - BOTTOM - share * (height - TOP - BOTTOM);
+      };
+      const place = (points) =>
+        thin(
+          points
+            .filter(([rollouts, loss]) => rollouts >= LEAST && rollouts <= right && Number.isFinite(loss))
+            .map(([rollouts, loss]) => [x(rollouts), y(loss)]),
+        )
+          .map((point) => point.map((value) => value.toFixed(1)).join())
+          .join(" ");
+      this.element.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      this.element.replaceChildren(
+        ...this.makeAxes(x, y, { width, height, right, low, high }),
+        draw("line", {
+          class: "empty", x1: LEFT, x2: width - RIGHT, y1: y(this.empty), y2: y(this.empty),
+        }),
+        ...this.lines.map(({ kind, points }) =>
+          draw("polyline", { class: kind, points: place(points) }),
+        ),
+        ...own.slice(1).slice(-1).map(([rollouts, loss]) =>
+          draw("circle", { class: "own", cx: x(rollouts), cy: y(loss), r: 3.5 }),
+        ),
+      );
+    }
+
+    makeAxes(x, y, { width, height, right, low, high }) {
+      const parts = [];
+      const bottom = height - BOTTOM;
+      for (let power = 2; 10 ** power <= right; power++) {
+        const at = x(10 ** power);
+        const anchor = at > width - 40 ? "end" : "middle";
+        parts.push(
+          draw("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: bottom }),
+          draw("text", { x: at, y: bottom + 13, "text-anchor": anchor }, RAISED[power] ?? ""),
+        );
+      }
+      for (let power = -6; power < 3; power++) {
+        for (const digit of [1, 2, 5]) {
+          const loss = digit * 10 ** power;
+          if (loss < low || loss > high) continue;
+          parts.push(
+            draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(loss), y2: y(loss) }),
+            draw("text", { x: LEFT - 5, y: y(loss) + 4, "text-anchor": "end" }, `${+loss.toFixed(6)}`),
+          );
+        }
+      }
+      const middle = (LEFT + width - RIGHT) / 2;
+      return [...parts, draw("text", { x: middle, y: height - 3, "text-anchor": "middle" }, "rollouts")];
+    }
+  }
+
+  return { Population, Growth, Curve };
+})();
