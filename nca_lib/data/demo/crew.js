@@ -360,5 +360,5 @@ var Evolution = (() => {
 
   const create = (settings, target, handlers = {}) => new Search(settings, target, handlers);
 
-  return { create, check, serve, cores, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
+  return { create, check, serve, cores, Share, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
 })();

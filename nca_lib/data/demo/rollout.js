@@ -20,7 +20,7 @@ var Rollout = (() => {
     const limit = Math.fround(alive_threshold);
     const area = stride * stride;
     const cells = new Float32Array(area * C);
-    const change = new Float32Array(area * C); // of this step, where `fires` and alive
+    const change = new Float64Array(area * C); // of this step, where `fires` and alive
     const mature = new Uint8Array(area); // alpha above the limit
     const grown = new Uint8Array(area); // the same after this step
     const alive = new Uint8Array(area); // or next to one
@@ -136,7 +136,7 @@ var Rollout = (() => {
         if (fires[k]) {
           see(k, see0);
           think();
-          const alpha = cells[k * C + C - 1] + Math.fround(step_size * sum0[C - 1]);
+          const alpha = cells[(k + 1) * C - 1] + step_size * sum0[C - 1];
           grown[k] = Math.fround(alpha) > limit ? 1 : 0;
         }
       }
