@@ -45,11 +45,13 @@ def settings(config):
 TELL = """(() => {
     const state = ES.init(settings, mean);
     return generations.map(({ moments, noise, fitness }) => {
-        ES.look(settings, state, () => moments.map((m) => Float64Array.from(m)));
+        const seen = moments.map((m) => Float64Array.from(m));
+        Evolution.finish(ES.look(settings, state, function* () { return seen; }));
         const shaken = ES.shake(settings, state, Float64Array.from(noise[1]));
         const member = [...ES.member(state, shaken)], mirrored = [...ES.member(state, shaken, -1)];
         const scores = fitness.map((f) => f ?? Infinity);
-        ES.tell(settings, state, scores, (i) => Float64Array.from(noise[i]));
+        const noiseAt = (i) => Float64Array.from(noise[i]);
+        Evolution.finish(ES.tell(settings, state, scores, noiseAt));
         const std = [...ES.std(settings, state)];
         return { member, mirrored, mean: [...state.mean], coordinates: [...state.std], std };
     });
@@ -107,8 +109,9 @@ LIFE = """(() => {
         mask.forEach((k) => { fire[(Math.floor(k / 32) + 1) * 34 + (k % 32) + 1] = 1; });
         return fire;
     });
-    const losses = members.map((weights) => world.live(weights, fires, settings.window));
-    const moments = world.moments(members[0], fires).map((m) => [...m]);
+    const losses = members.map((weights) =>
+        Evolution.finish(world.live(weights, fires, settings.window)));
+    const moments = Evolution.finish(world.moments(members[0], fires)).map((m) => [...m]);
     return { losses, moments };
 })()"""
 
@@ -150,7 +153,7 @@ COMPARE = """(() => {
         const state = NCA.seedState(12, 12, 8);
         world.setWeights(weights);
         world.plant();
-        const fires = ES.fireSchedule(ES.makeBits(seed, 0, ES.LUCK), settings);
+        const fires = Rollout.fireSchedule(ES.makeBits(seed, 0, ES.LUCK), settings);
         fires.forEach((fire) => {
             const inner = Array.from({ length: 144 }, (_, k) => (Math.floor(k / 12) + 1) * 14 +
                 (k % 12) + 1);
@@ -200,7 +203,7 @@ def test_random_numbers_are_our_own(v8):
     np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.1)
     told = {"size": 8, "padding": 2, "num_steps": 50}
     for mask in ("paired", "bernoulli"):
-        code = "ES.fireSchedule(ES.makeBits(1, 2, 2), told).map((fire) => [...fire])"
+        code = "Rollout.fireSchedule(ES.makeBits(1, 2, 2), told).map((fire) => [...fire])"
         fires = np.array(v8(code, told=told | {"mask": mask})).reshape(50, 14, 14)
         inner = fires[:, 1:-1, 1:-1].reshape(50, 72, 2)
         assert fires.sum() == inner.sum() and 0.47 < inner.mean() < 0.53
@@ -225,12 +228,10 @@ def test_evolution_goes_on_without(v8, knob):
         const target = new Float32Array(4 * 12 * 12).fill(0.5);
         const share = new Evolution.Share({ settings, target, index: 0, count: 1 });
         for (let g = 0; g < 2; g++) {
-            const lives = share.evaluate({ pictures: g === 1 });
-            let turn;
-            do turn = lives.next(); while (!turn.done);
+            const { found } = Evolution.finish(share.evaluate({ pictures: g === 1 }));
             const fitness = new Float32Array(8);
-            for (const [number, value] of turn.value.found) fitness[number] = value;
-            share.tell({ fitness });
+            for (const [number, value] of found) fitness[number] = value;
+            Evolution.finish(share.tell({ fitness }));
         }
         return [...share.state.mean];
     })()"""
@@ -338,9 +339,10 @@ DAMAGE = """(() => {
 
 
 def test_fifty_thousand_damaged_files_and_links(v8):
-    record = demo.describe("lizard")
-    record["target"] = demo.encode_target(load_run("lizard").target)
-    link = v8("NCA.toLink(NCA.open(record))", record=record)
+    small = {"size": 8, "padding": 0, "channels": 4, "hidden": 3, "emoji": "🦎", "title": "Mine"}
+    code = "{ ...Evolution.DEFAULTS, ...told, weights: Float32Array.from(weights), target }"
+    told = {"told": small, "weights": [0.1] * 55, "target": [0.5] * 256}
+    record, link = (v8(f"NCA.{make}({code})", **told) for make in ("encode", "toLink"))
     found = v8(DAMAGE, record=record, link=link)
     assert found["wrong"] == [] and found["prototype"] == []
     assert found["read"] + found["refused"] == 50_000 and min(found["read"], found["refused"]) > 999

@@ -73,12 +73,11 @@ var Evolution = (() => {
     }
 
     /* Let this share live: [[number, fitness], ...], and their last pictures where these are asked
-       for. Yields between lives, for those who have other things to do. Where it `measures`, the
-       mean lives too, under numbers from `population` on. */
+       for. Where it `measures`, the mean lives too, under numbers from `population` on. */
     *evaluate({ pictures, measures }) {
       const { settings, state, world } = this;
-      ES.look(settings, state, (mean) => world.moments(mean, ES.luck(settings, state, 0)));
-      yield;
+      const seen = (mean) => world.moments(mean, ES.luck(settings, state, 0));
+      yield* ES.look(settings, state, seen);
       const draws = ES.countDraws(settings);
       const shared = settings.shared_luck && ES.luck(settings, state, 0);
       const found = [];
@@ -88,24 +87,22 @@ var Evolution = (() => {
         for (const [number, sign] of settings.pairs ? [[i, 1], [i + draws, -1]] : [[i, 1]]) {
           const fires = shared || ES.luck(settings, state, number);
           const weights = ES.member(state, shaken, sign);
-          found.push([number, world.live(weights, fires, settings.window)]);
+          found.push([number, yield* world.live(weights, fires, settings.window)]);
           if (pictures) drawn.push(world.draw());
-          yield;
         }
       }
       for (let k = this.index; measures && k < LIVES; k += this.count) {
-        const fires = ES.fireSchedule(ES.makeBits(settings.seed, 0, ES.MEASURE, k), settings);
-        const loss = world.live(Float32Array.from(state.mean), fires, settings.window);
+        const fires = Rollout.fireSchedule(ES.makeBits(settings.seed, 0, ES.MEASURE, k), settings);
+        const loss = yield* world.live(Float32Array.from(state.mean), fires, settings.window);
         found.push([settings.population + k, loss]);
-        yield;
       }
       return { found, drawn };
     }
 
     /* Learn from the fitness of all; one hand tells what has become of the mean. */
-    tell({ fitness }) {
+    *tell({ fitness }) {
       const { settings, state } = this;
-      ES.tell(settings, state, fitness);
+      yield* ES.tell(settings, state, fitness);
       if (this.index) return null;
       const std = ES.std(settings, state);
       const sigma = std.reduce((sum, s) => sum + s, 0) / std.length;
@@ -114,21 +111,30 @@ var Evolution = (() => {
     }
   }
 
-  /* What a worker runs: answers every message, in order. */
-  function serve(scope) {
+  /* What a hand is asked, and its answer; what takes long yields in between. */
+  function makeClerk() {
     let share = null;
-    const answer = (task, told) => {
+    return function* answer(task, told) {
       if (task === "begin") share = new Share(told);
       if (task === "change") share.change(told);
-      if (task === "tell") return share.tell(told);
-      if (task !== "evaluate") return null;
-      const lives = share.evaluate(told);
-      for (;;) {
-        const { done, value } = lives.next();
-        if (done) return value;
-      }
+      if (task === "evaluate") return yield* share.evaluate(told);
+      if (task === "tell") return yield* share.tell(told);
+      return null;
     };
-    scope.onmessage = ({ data: [task, told] }) => scope.postMessage(answer(task, told));
+  }
+
+  /* Go through without a break. */
+  function finish(work) {
+    for (;;) {
+      const { done, value } = work.next();
+      if (done) return value;
+    }
+  }
+
+  /* What a worker runs: answers every message, in order. */
+  function serve(scope) {
+    const answer = makeClerk();
+    scope.onmessage = ({ data: [task, told] }) => scope.postMessage(finish(answer(task, told)));
   }
 
   /* -- Hands: a worker, or the page's own thread ----------------------------------------------- */
@@ -161,20 +167,15 @@ var Evolution = (() => {
         port1.onmessage = resolve;
         port2.postMessage(0);
       });
-    let share = null;
+    const answer = makeClerk();
     const ask = async (task, told) => {
-      await breathe();
-      if (task === "begin") share = new Share(told);
-      if (task === "change") share.change(told);
-      if (task === "tell") return share.tell(told);
-      if (task !== "evaluate") return null;
-      const lives = share.evaluate(told);
-      for (let start = performance.now(); ; ) {
-        const { done, value } = lives.next();
-        if (done) return value;
-        if (performance.now() - start < SLICE) continue;
+      const work = answer(task, told);
+      for (;;) {
         await breathe();
-        start = performance.now();
+        for (let start = performance.now(); performance.now() - start < SLICE; ) {
+          const { done, value } = work.next();
+          if (done) return value;
+        }
       }
     };
     return { ask, dismiss: () => port1.close() };
@@ -360,5 +361,5 @@ var Evolution = (() => {
 
   const create = (settings, target, handlers = {}) => new Search(settings, target, handlers);
 
-  return { create, check, serve, cores, Share, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
+  return { create, check, serve, cores, finish, Share, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
 })();

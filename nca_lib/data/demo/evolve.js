@@ -111,27 +111,6 @@ var ES = (() => {
     return numbers;
   }
 
-  /* Which cells fire, an array for each step, of the padded grid of Rollout; see fire_schedule. */
-  function fireSchedule(bits, { size, padding, num_steps, mask }) {
-    const side = size + 2 * padding;
-    const stride = side + 2;
-    let [coins, left] = [0, 0];
-    const coin = () => {
-      if (left-- === 0) [coins, left] = [bits(), 31];
-      return (coins >>> left) & 1;
-    };
-    return Array.from({ length: num_steps }, () => {
-      const fire = new Uint8Array(stride * stride);
-      for (let row = 1; row <= side; row++) {
-        for (let k = row * stride + 1; k <= row * stride + side; k += mask === "paired" ? 2 : 1) {
-          if (mask === "paired") fire[k + coin()] = 1;
-          else fire[k] = coin();
-        }
-      }
-      return fire;
-    });
-  }
-
   /* -- The state of a search --------------------------------------------------------------------
 
      Weights lie in the order of nca.js. So each layer is a matrix, with a row for each input and
@@ -198,7 +177,7 @@ var ES = (() => {
   /* Which cells fire for a member: shared luck is that of member 0 for all. */
   function luck(settings, state, index) {
     const number = settings.shared_luck ? 0 : index;
-    return fireSchedule(makeBits(settings.seed, state.generation, LUCK, number), settings);
+    return Rollout.fireSchedule(makeBits(settings.seed, state.generation, LUCK, number), settings);
   }
 
   /* -- Tell ------------------------------------------------------------------------------------ */
@@ -232,8 +211,9 @@ var ES = (() => {
     return low;
   }
 
-  /* Learn from a generation, in place. `noiseAt` gives the noise of each draw; lower is better. */
-  function tell(settings, state, fitness, noiseAt = (i) => noiseOf(settings, state, i)) {
+  /* Learn from a generation, in place. `noiseAt` gives the noise of each draw; lower is better. What
+     may take long yields in between. */
+  function* tell(settings, state, fitness, noiseAt = (i) => noiseOf(settings, state, i)) {
     const [shaped, count] = [shape(fitness, settings.ranks), fitness.length];
     const draws = countDraws(settings);
     const average = shaped.reduce((sum, r) => sum + r, 0) / draws;
@@ -251,6 +231,7 @@ var ES = (() => {
         stdGradient[d] -= worth * (noise[d] * noise[d] - 1);
       }
       if (mixes) state.layers.forEach((layer, l) => addProducts(change[l], noise, layer, worth));
+      yield;
     }
     const rate = learningRate(settings, state.generation);
     if (settings.strategy === "open_es") adam(state, gradient, rate);
@@ -312,17 +293,19 @@ var ES = (() => {
 
   /* In every 50th generation, fit the noise anew to what the cells of the mean see. `moments`
      maps weights to those of Rollout. Where nothing is to be seen the noise stays. */
-  function look(settings, state, moments) {
+  function* look(settings, state, moments) {
     if (settings.strategy !== "whitened" || !settings.whitening) return;
     if (state.generation % LOOK) return;
-    const seen = moments(Float32Array.from(state.mean));
-    state.inputs = state.inputs.map((old, l) => whitener(seen[l], old));
+    const seen = yield* moments(Float32Array.from(state.mean));
+    for (let l = 0; l < seen.length; l++) {
+      state.inputs[l] = yield* whitener(seen[l], state.inputs[l]);
+    }
   }
 
   /* The inverse root of a second moment, symmetric, damped where there is next to nothing. */
-  function whitener(moment, otherwise) {
+  function* whitener(moment, otherwise) {
     if (!moment.every(Number.isFinite)) return otherwise;
-    const [values, vectors] = eigen(moment);
+    const [values, vectors] = yield* eigen(moment);
     const n = values.length;
     const average = values.reduce((sum, value) => sum + value, 0) / n;
     const gain = values.map((value) => 1 / Math.sqrt(Math.max(value, 0) / average + DAMPING));
@@ -354,12 +337,13 @@ var ES = (() => {
 
   /* Eigenvalues of a symmetric matrix, and eigenvectors in rows: Jacobi's turns of two axes at a
      time, each of which makes one number beside the diagonal zero, until all of them are. */
-  function eigen(symmetric) {
+  function* eigen(symmetric) {
     const n = Math.sqrt(symmetric.length);
     const [a, vectors] = [symmetric.slice(), identity(n)];
     for (let sweep = 0, rest = 1; sweep < 30 && rest > 0; sweep++) {
       rest = 0;
       for (let p = 0; p < n; p++) {
+        yield;
         for (let q = p + 1; q < n; q++) {
           const [beside, size] = [a[p * n + q], Math.abs(a[p * n + p]) + Math.abs(a[q * n + q])];
           if (Math.abs(beside) <= 1e-15 * size) continue;
@@ -411,7 +395,7 @@ var ES = (() => {
   }
 
   return {
-    LUCK, MEASURE, makeBits, fillNormal, fireSchedule, countWeights, initialWeights, init, noiseOf,
+    LUCK, MEASURE, makeBits, fillNormal, countWeights, initialWeights, init, noiseOf,
     countDraws, shake, member, luck, shape, tell, learningRate, look, whitener, std,
   };
 })();

@@ -248,22 +248,24 @@ var Rollout = (() => {
     }
 
     /* Grow from the seed and measure, over the last `window` steps: window_loss. `fires` has an
-       array for each step. What is not finite as float32 is Infinity. */
-    function live(weights, fires, window) {
+       array for each step. What is not finite as float32 is Infinity. Yields after each step, for
+       those who have other things to do. */
+    function* live(weights, fires, window) {
       setWeights(weights);
       plant();
       let total = 0;
-      fires.forEach((fire, t) => {
-        step(fire);
+      for (let t = 0; t < fires.length; t++) {
+        step(fires[t]);
         if (t >= fires.length - window) total += mse();
-      });
+        yield;
+      }
       const loss = Math.fround(total / window);
       return Number.isFinite(loss) ? loss : Infinity;
     }
 
     /* Average x x^T of what enters each layer, over the living cells of a life, with the bias' 1
        last: second_moments. Two square matrices, row by row; NaN where nothing was to be seen. */
-    function moments(weights, fires) {
+    function* moments(weights, fires) {
       setWeights(weights);
       plant();
       const seen = new Float64Array(inputs + 1).fill(1);
@@ -283,6 +285,7 @@ var Rollout = (() => {
           addSquare(sums[1], thought);
         }
         step(fire);
+        yield;
       }
       const fine = gather(fires[0]) > 0 && start.some((value, i) => value !== cells[i]);
       return sums.map((sum) => sum.map((value) => (fine ? value / total : NaN)));
@@ -305,6 +308,28 @@ var Rollout = (() => {
     return { area, stride, side, cells, setWeights, plant, step, mse, live, moments, draw };
   }
 
+  /* Which cells fire, an array for each step, of the padded grid: fire_schedule. `bits` gives 32
+     random bits. */
+  function fireSchedule(bits, { size, padding, num_steps, mask }) {
+    const side = size + 2 * padding;
+    const stride = side + 2;
+    let [coins, left] = [0, 0];
+    const coin = () => {
+      if (left-- === 0) [coins, left] = [bits(), 31];
+      return (coins >>> left) & 1;
+    };
+    return Array.from({ length: num_steps }, () => {
+      const fire = new Uint8Array(stride * stride);
+      for (let row = 1; row <= side; row++) {
+        for (let k = row * stride + 1; k <= row * stride + side; k += mask === "paired" ? 2 : 1) {
+          if (mask === "paired") fire[k + coin()] = 1;
+          else fire[k] = coin();
+        }
+      }
+      return fire;
+    });
+  }
+
   /* Add x x^T to a square matrix. */
   function addSquare(sum, x) {
     for (let i = 0, k = 0; i < x.length; i++) {
@@ -314,5 +339,5 @@ var Rollout = (() => {
     }
   }
 
-  return { makeWorld };
+  return { makeWorld, fireSchedule };
 })();
