@@ -1,20 +1,24 @@
-"""Steps per second of the live demo in headless Chromium.
+"""Speed of what is alive in the book, in headless Chromium.
 
     python book/experiments/page_speed.py
 
 Measures nca.js by itself, then the playground of the built book as it runs on the page, drawing
 included. Two CPU cores should give at least 120 steps a second for `lizard` on 48 x 48 cells and 30
-on 96 x 96 cells with four lizards.
+on 96 x 96 cells with four lizards. Then evolution: rollouts a second around `lizard` with one and
+two workers, of which two idle cores should give 700 and 1.6 times those of one; and how long the
+page takes, from Start, for 60,000 rollouts of its lizard, which should be at most 90 seconds.
 """
 
 import argparse
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from nca_lib import load_run
 from nca_lib.show import page
 
 # run, side of the grid, seeds, least steps per second
@@ -39,6 +43,20 @@ FRAMES = """() => new Promise((done) => {
         n > 1 ? wait(n - 1) : done((1000 * count) / (performance.now() - start)));
     wait(count);
 })"""
+ROLLOUTS, LONGEST = 60_000, 90  # of the page's lizard, and seconds
+RATE = """async ([workers, record, target, seconds]) => {
+    const { weights } = NCA.open(record);
+    const told = { workers, weights };
+    const evolution = Evolution.create({ std: 0.003 }, Float32Array.from(target), told);
+    await evolution.step(); // compiles
+    const [rollouts, start] = [evolution.rollouts, performance.now()];
+    while (performance.now() - start < 1000 * seconds) await evolution.step();
+    const rate = (1000 * (evolution.rollouts - rollouts)) / (performance.now() - start);
+    evolution.stop();
+    if (evolution.workers !== workers) throw new Error("there are no workers");
+    return rate;
+}"""
+SHOWN = "() => ({ ...document.documentElement.dataset })"
 
 
 def measure_rule(tab, name: str, grid: int, seeds: int) -> float:
@@ -65,8 +83,28 @@ def measure_page(tab, html: Path, name: str, grid: int, seeds: int) -> tuple[flo
     return sorted(readings[3:])[2], tab.evaluate(FRAMES)
 
 
+def measure_evolution(tab, address: str) -> bool:
+    """Print how fast evolution is; tell whether it is too slow."""
+    run = load_run("lizard")
+    given = [page.describe(run), run.target.ravel().tolist(), 10]
+    tab.goto(address)
+    one, two = (tab.evaluate(RATE, [workers, *given]) for workers in (1, 2))
+    print(f"rollouts a second: one worker {one:.0f}, two {two:.0f} ({two / one:.2f} times)")
+    tab.reload()
+    start = time.monotonic()
+    tab.get_by_role("button", name="Start", exact=True).click()
+    shown = tab.evaluate(SHOWN)
+    while int(shown["rollouts"]) < ROLLOUTS and shown["state"] == "running":
+        tab.wait_for_timeout(200)
+        shown = tab.evaluate(SHOWN)
+    seconds, share = time.monotonic() - start, float(shown["loss"]) / float(shown["empty"])
+    told = f"{shown['rollouts']} rollouts of the page's lizard"
+    print(f"{told}: {seconds:.0f} s, loss {share:.3f} of the empty grid's")
+    return two < 700 or two < 1.6 * one or seconds > LONGEST or share > 0.25
+
+
 def main() -> int:
-    """Print a table; the exit status is 1 if a case is too slow."""
+    """Print tables; the exit status is 1 if something is too slow."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--html", type=Path, default=HTML, help="the built book")
     options = parser.parse_args()
@@ -83,14 +121,17 @@ def main() -> int:
         print(f"Chromium {chromium.version}, {os.cpu_count()} cores; steps per second")
         for name, grid, seeds, least in CASES:
             rule = measure_rule(tab, name, grid, seeds)
-            page = "not built"
+            shown = "not built"
             if has_page:
                 pace, frames = measure_page(tab, options.html.resolve(), name, grid, seeds)
-                page, slow = f"{pace:.0f} at {frames:.0f} frames", slow or pace < least
+                shown, slow = f"{pace:.0f} at {frames:.0f} frames", slow or pace < least
                 slow = slow or frames < min(59, least)  # of the 60 that a screen shows
             slow = slow or rule < least
             where = f"{name}, {grid} x {grid}, seeds: {seeds}"
-            print(f"{where:45} rule {rule:7.0f}   page {page}   wanted {least}")
+            print(f"{where:45} rule {rule:7.0f}   page {shown}   wanted {least}")
+        evolve = options.html.resolve() / "book" / "evolve.html"
+        if evolve.is_file():
+            slow = measure_evolution(tab, evolve.as_uri()) or slow
         chromium.close()
     return int(slow)
 

@@ -296,8 +296,9 @@ var Evolution = (() => {
     async ask() {
       const start = performance.now();
       const { settings, generation } = this;
-      if (this.changed) await this.all("change", settings);
+      const { changed } = this;
       this.changed = false;
+      if (changed) await this.all("change", settings);
       const measures = generation < 10 || generation % 10 === 0;
       const pictures = start - this.drawnAt >= PICTURES;
       if (pictures) this.drawnAt = start;

@@ -36,7 +36,7 @@
      NaN before), .mean (Float32Array, the weights), .history: an array of
      {generation, rollouts, seconds, loss, sigma}, a row for every measurement.
 
-   After dead or exploded it has stopped; run() makes it go on for those who insist.
+   After dead or exploded it has stopped; run() tries another generation, and then the next.
 
    report: {generation, rollouts, seconds, loss, measured, fitness, best, median, sigma, sigmas,
    rate, mean, pictures}. generation counts those done. fitness: Float32Array of the members,
