@@ -187,10 +187,11 @@ var ES = (() => {
   function shape(fitness, ranked = true) {
     const count = fitness.length;
     if (ranked) {
-      const order = Float64Array.from(fitness).sort();
-      const first = (f) => search(order, (x) => x >= f);
-      const last = (f) => search(order, (x) => x > f) - 1;
-      return Float64Array.from(fitness, (f) => (first(f) + last(f)) / 2 / (count - 1) - 0.5);
+      return Float64Array.from(fitness, (own) => {
+        let places = -1; // twice the rank: those it beats, and half of those it equals
+        for (const other of fitness) places += (other < own ? 1 : 0) + (other <= own ? 1 : 0);
+        return places / 2 / (count - 1) - 0.5;
+      });
     }
     const worst = fitness.reduce((max, f) => (f < Infinity && f > max ? f : max), 0);
     const finite = Float64Array.from(fitness, (f) => Math.min(f, worst));
@@ -198,17 +199,6 @@ var ES = (() => {
     const variance = finite.reduce((sum, f) => sum + (f - mean) * (f - mean), 0) / count;
     const scale = variance > 0 ? Math.sqrt((count + 1) / (12 * (count - 1)) / variance) : 0;
     return finite.map((f) => (f - mean) * scale);
-  }
-
-  /* The first index of a sorted array where a condition holds that does so from there on. */
-  function search(sorted, holds) {
-    let [low, high] = [0, sorted.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (holds(sorted[middle])) high = middle;
-      else low = middle + 1;
-    }
-    return low;
   }
 
   /* Learn from a generation, in place. `noiseAt` gives the noise of each draw; lower is better. What
