@@ -15,35 +15,40 @@ var Knobs = (() => {
       says: "How large a step the mean takes towards the better members. Too large, and it stumbles.",
       link: ES + "how-large-a-step",
     },
+    std: {
+      label: "Noise σ", values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
+      says: "How far members stray from the mean at the start. Too far, and none of them lives.",
+      link: ES + "the-estimator-and-its-mirror-image",
+    },
     std_rate: {
       label: "Rate of σ", values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       says: "How fast each weight learns how much noise it bears. At 0 the noise never gets finer.",
       link: ES + "a-sigma-for-every-weight",
-    },
-    ranks: {
-      label: "Ranks",
-      says: "Only the order of the members counts, not by how much one is better.",
-      link: ES + "only-the-order-counts",
-    },
-    shared_luck: {
-      label: "Shared luck",
-      says: "All members of a generation grow with the same cells firing. Else luck decides, too.",
-      link: LOSS + "luck",
-    },
-    pairs: {
-      label: "Mirrored pairs",
-      says: "For every member there is one with the opposite noise.",
-      link: ES + "the-estimator-and-its-mirror-image",
     },
     population: {
       label: "Population", values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
       says: "Members of a generation. More of them see the way better, and take longer.",
       link: ES + "ask-evaluate-tell",
     },
-    std: {
-      label: "Noise σ", values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
-      says: "How far members stray from the mean at the start. Too far, and none of them lives.",
+    num_steps: {
+      label: "Steps", values: [16, 24, 32, 40, 48, 64, 96],
+      says: "How long a pattern may grow. Life spreads by at most one cell a step.",
+      link: RULE + "how-fast-news-travels",
+    },
+    ranks: {
+      label: "Ranks",
+      says: "Only the order of the members counts, not by how much one is better.",
+      link: ES + "only-the-order-counts",
+    },
+    pairs: {
+      label: "Mirrored pairs",
+      says: "For every member there is one with the opposite noise.",
       link: ES + "the-estimator-and-its-mirror-image",
+    },
+    shared_luck: {
+      label: "Shared luck",
+      says: "All members of a generation grow with the same cells firing. Else luck decides, too.",
+      link: LOSS + "luck",
     },
     strategy: {
       label: "Strategy",
@@ -58,27 +63,14 @@ var Knobs = (() => {
       says: "Cells a side, with four empty ones around. Larger pictures are slower and harder.",
       link: TARGET + "from-many-pixels-to-few-cells",
     },
-    num_steps: {
-      label: "Steps", values: [16, 24, 32, 40, 48, 64, 96],
-      says: "How long a pattern may grow. Life spreads by at most one cell a step.",
-      link: RULE + "how-fast-news-travels",
-    },
     channels: {
       label: "Channels", values: [4, 6, 8, 10, 12, 16],
       says: "Numbers in each cell: colour, alpha, and hidden ones to send each other messages with.",
       link: RULE + "a-grid-of-cells",
     },
-    hidden: {
-      label: "Hidden units", values: [8, 16, 24, 32, 48, 64, 96, 128], isRare: true,
-      says: "Width of the network in every cell.", link: RULE + "think",
-    },
     window: {
       label: "Window", values: [1, 2, 4, 8, 12, 16, 24, 32], isRare: true,
       says: "The last steps that are judged. The steps before are free.", link: LOSS + "a-window-in-time",
-    },
-    step_size: {
-      label: "Step size", values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3], isRare: true,
-      says: "Factor on every change that a cell makes to itself.", link: RULE + "one-whole-step",
     },
     mask: {
       label: "Fire mask", choices: { paired: "one of each pair", bernoulli: "a coin for each" },
@@ -88,6 +80,14 @@ var Knobs = (() => {
       label: "Whitening", isRare: true,
       says: "Noise that is even in what the cells compute. Off, the whitened strategy is plain PGPE.",
       link: ES + "noise-that-the-cells-shape",
+    },
+    hidden: {
+      label: "Hidden units", values: [8, 16, 24, 32, 48, 64, 96, 128], isRare: true,
+      says: "Width of the network in every cell.", link: RULE + "think",
+    },
+    step_size: {
+      label: "Step size", values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3], isRare: true,
+      says: "Factor on every change that a cell makes to itself.", link: RULE + "one-whole-step",
     },
   };
 

@@ -63,7 +63,7 @@
         this.tiles[i].getContext("2d").putImageData(picture, 0, 0);
         BUNDLED[i].picture = picture;
       });
-      this.choose(BUNDLED[0]);
+      this.choose(BUNDLED[0], SAID.idle);
       if (!this.isFull) return;
       window.addEventListener("hashchange", () => this.readLink());
       this.readLink();
@@ -86,7 +86,10 @@
         this.makeTargets(), this.makeButtons(), this.makeStage());
       if (this.isFull) this.form.append(this.makeKeep(), ...this.makeKnobs());
       this.root.replaceChildren(this.form);
-      if (!this.isFull) return;
+      if (!this.isFull) {
+        const more = make("a", { href: "evolve.html" }, "Evolve your own");
+        return this.root.append(make("p", {}, "With targets of your own, and with knobs: ", more, "."));
+      }
       this.player = make("div", { class: "evolve-player" });
       this.pad = new Pad.DrawingPad((picture) =>
         this.choose({ picture, emoji: "", title: "Drawing", name: "drawing" }),
@@ -98,7 +101,10 @@
     makeTargets() {
       this.tiles = BUNDLED.map(() => make("canvas", { width: 128, height: 128 }));
       this.radios = BUNDLED.map((bundled, i) => {
-        const change = () => this.choose(bundled);
+        const change = () => {
+          if (this.typed) this.typed.value = "";
+          this.choose(bundled);
+        };
         const label = bundled.name;
         return make("input", { type: "radio", name: "evolve-target", value: i, "aria-label": label, change });
       });
@@ -106,7 +112,7 @@
       const fieldset = make("fieldset", { class: "evolve-targets" }, make("legend", {}, "Target"),
         make("div", { class: "evolve-strip" }, ...labels));
       if (!this.isFull) return fieldset;
-      const typed = make("input", {
+      this.typed = make("input", {
         type: "text", size: 2, maxlength: 32, autocomplete: "off", placeholder: "Aa",
         "aria-label": "Any other character", title: "Type any other character or emoji",
         input: (event) => event.isComposing || this.type(event.target.value),
@@ -116,7 +122,7 @@
         type: "file", accept: "image/*", hidden: "",
         change: ({ target }) => target.files[0] && this.open(target.files[0]),
       });
-      fieldset.append(make("div", { class: "evolve-own" }, typed,
+      fieldset.append(make("div", { class: "evolve-own" }, this.typed,
         button("Draw", () => this.pad.open(this.settings.size)),
         button("Picture", () => this.file.click(), { title: "A file, or drop or paste one" }),
         this.file));
@@ -143,7 +149,7 @@
       this.target = make("canvas", { class: "evolve-goal", role: "img", "aria-label": "The target" });
       this.legend = make("span", { class: "evolve-legend" });
       this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
-      const curve = figure("is-curve", "Loss of the mean", "", this.curve.element);
+      const curve = figure("is-curve", "Loss", "", this.curve.element);
       curve.firstChild.append(this.legend);
       return make("div", { class: "evolve-stage" },
         figure("is-population", "Population", "of variations of one network, best to worst",
@@ -199,7 +205,7 @@
     /* ---- targets ---- */
 
     /* Take a target; evolution of another ends here. */
-    choose(source, message = SAID.idle) {
+    choose(source, message = `${source.emoji || source.title} is the target. Press Start.`) {
       this.source = source;
       this.forget();
       this.given = null;
@@ -244,7 +250,7 @@
       } catch (error) {
         this.refresh(error.message);
       }
-      for (const input of [this.file, this.opener]) input.value = ""; // the same file once more
+      if (this.isFull) this.file.value = this.opener.value = ""; // so that the same file may follow
     }
 
     readLink() {
@@ -328,11 +334,13 @@
     fail(name) {
       this.set(name === "dead" ? Evolution.DEAD : Evolution.EXPLODED);
       this.startAnew();
+      this.form.scrollIntoView(); // up, to where it can be seen
     }
 
     restore() {
       const { seed } = this.settings;
       this.set({ ...Evolution.DEFAULTS, seed });
+      this.say("The default settings. What has died or exploded wants a new start.");
     }
 
     /* Take over settings: at once where they may change, else with the next start. */

@@ -38,7 +38,8 @@ var Target = (() => {
       for (let y = 0; y < height; y++) {
         for (let c = 0; c < 4; c++) {
           let sum = 0;
-          weights.forEach((weight, k) => (sum += weight * data[4 * (y * width + first + k) + c]));
+          let at = 4 * (y * width + first) + c;
+          for (let k = 0; k < weights.length; k++, at += 4) sum += weights[k] * data[at];
           result[4 * (x * height + y) + c] = clamp(Math.round(sum));
         }
       }

@@ -1,0 +1,365 @@
+"""Evolution in the page, as readers meet it: from disk, without a network."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import hear, skip_or_fail
+from PIL import Image
+from test_book import HTML, PAGES, THEME_KNOWN, barriers
+
+from nca_lib import load_emoji, load_run
+
+pytestmark = pytest.mark.browser
+
+GENEROUS = 1_200_000  # milliseconds; only a failure takes as long
+WATCH = """
+    window.longest = window.shift = 0;
+    const watch = (type, see) =>
+        new PerformanceObserver((list) => list.getEntries().forEach(see)).observe({ type });
+    watch("longtask", ({ duration }) => (longest = Math.max(longest, duration)));
+    watch("layout-shift", ({ value, hadRecentInput }) => (shift += hadRecentInput ? 0 : value));
+"""
+GOAL = """() => {
+    const canvas = document.querySelector(".evolve-goal");
+    const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+    context.drawImage(canvas, 0, 0);
+    return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+class Reader:
+    """A tab with the page, and what went wrong in it."""
+
+    def __init__(self, chromium, fragment="", **context):
+        self.context = chromium.new_context(offline=True, **context)
+        self.context.add_init_script(WATCH)
+        self.tab = self.context.new_page()
+        self.tab.set_default_timeout(GENEROUS)
+        self.troubles, self.requests = hear(self.tab), []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.goto((HTML / "book" / "evolve.html").as_uri() + fragment)
+        self.tab.wait_for_function("() => Number(document.documentElement.dataset.empty) > 0")
+
+    def button(self, name):
+        return self.tab.get_by_role("button", name=name, exact=True)
+
+    def data(self, name):
+        return self.tab.evaluate("(name) => document.documentElement.dataset[name]", name)
+
+    def wait_for(self, name, *values):
+        self.tab.wait_for_function(
+            "([name, values]) => values.includes(document.documentElement.dataset[name])",
+            arg=[name, values],
+        )
+
+    def wait_for_rollouts(self, rollouts):
+        """Pause after the first generation that brings them to this number."""
+        self.tab.wait_for_function(
+            """(rollouts) => {
+                const { rollouts: done, state } = document.documentElement.dataset;
+                return done >= rollouts || state !== "running";
+            }""",
+            arg=rollouts,
+        )
+        assert self.data("state") == "running"
+        self.button("Pause").click()
+        self.wait_for("state", "paused")
+
+    def share(self) -> float:
+        """The loss in units of the empty grid's."""
+        return float(self.data("loss")) / float(self.data("empty"))
+
+    def wait_for_half(self):
+        self.button("Start").click()
+        self.tab.wait_for_function(
+            """() => {
+                const { loss, empty, state } = document.documentElement.dataset;
+                return loss < empty / 2 || state === "dead" || state === "exploded";
+            }"""
+        )
+        assert self.share() < 0.5
+
+    def goal(self) -> np.ndarray:
+        """The target as it is shown, straight RGBA in bytes."""
+        pixels = np.array(self.tab.evaluate(GOAL), np.float32)
+        side = int((len(pixels) / 4) ** 0.5)
+        return pixels.reshape(side, side, 4)
+
+    def status(self) -> str:
+        return self.tab.inner_text(".nca-evolve > form .nca-status")
+
+    def wait_for_status(self, text):
+        self.tab.wait_for_function(
+            "(t) => document.querySelector('.nca-evolve > form .nca-status').textContent.includes(t)",
+            arg=text,
+        )
+
+    def choose(self, setting, value):
+        """Turn a knob: a slider to one of its positions, or a switch."""
+        self.tab.locator(f"#evolve-{setting}").evaluate(
+            """(input, value) => {
+                if (input.type === "checkbox") return input.click();
+                input.value = value;
+                input.dispatchEvent(new Event("input"));
+                input.dispatchEvent(new Event("change"));
+            }""",
+            value,
+        )
+
+    def history(self) -> str:
+        return self.tab.locator(".evolve-curve polyline.own").get_attribute("points")
+
+
+@pytest.fixture
+def read(chromium):
+    """Opens the page; whatever a test does, it may not complain or ask anybody for anything."""
+    if "book/evolve.html" not in PAGES:
+        skip_or_fail(f"no page with evolution at {HTML}; build it first with `make book`")
+    readers = []
+
+    def open_page(fragment="", **context):
+        readers.append(Reader(chromium, fragment, **context))
+        return readers[-1]
+
+    yield open_page
+    for reader in readers:
+        assert reader.troubles == []
+        foreign = [url for url in reader.requests if not re.match("file:|data:|blob:", url)]
+        assert foreign == []
+        reader.context.close()
+
+
+def test_a_lizard_evolves(read):
+    reader = read()
+    assert reader.data("state") == "idle" and reader.data("rollouts") == "0"
+    reader.button("Start").click()
+    reader.wait_for_rollouts(60_000)
+    assert reader.share() <= 0.25
+    assert reader.tab.evaluate("longest") <= 200
+
+
+def test_targets_are_those_of_the_library(read):
+    reader = read()
+    for emoji, name, position, size in [("🦎", "lizard", 4, 24), ("🍄", "mushroom", 8, 32)]:
+        reader.tab.get_by_role("radio", name=name).check()
+        reader.choose("size", position)
+        shown = reader.goal() / 255
+        shown[..., :3] *= shown[..., 3:]
+        expected = load_emoji(emoji, size=size)
+        assert shown.shape == expected.shape
+        assert np.abs(shown - expected).max() <= 2 / 255
+    assert float(reader.data("empty")) == pytest.approx(np.mean(expected**2), rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_history(read):
+    reader = read()
+
+    def evolve(seed):
+        reader.tab.get_by_role("spinbutton", name="Seed").fill(str(seed))
+        for target in ["butterfly", "lizard"]:  # another target ends what was begun
+            reader.tab.get_by_role("radio", name=target).check()
+        for generation in range(1, 4):
+            reader.button("One generation").click()
+            reader.wait_for("rollouts", str(64 * generation))
+            reader.wait_for("state", "paused")
+        return reader.data("loss"), reader.history()
+
+    first = evolve(0)
+    assert evolve(1) != first
+    assert evolve(0) == first
+
+
+def draw(reader):
+    reader.button("Draw").click()
+    pad = reader.tab.get_by_role("application", name="Drawing pad")
+    box = pad.bounding_box()
+
+    def at(x, y):
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    reader.tab.mouse.move(*at(0.3, 0.3))
+    reader.tab.mouse.down()
+    for place in [(0.7, 0.3), (0.7, 0.7), (0.3, 0.7), (0.3, 0.3)]:
+        reader.tab.mouse.move(*at(*place), steps=4)
+    reader.tab.mouse.up()
+    reader.tab.get_by_role("radio", name="Orange").check(force=True)
+    for key in ["Enter", "ArrowRight", " "]:
+        pad.press(key)
+    reader.button("Use this drawing").click()
+
+
+def type_fox(reader):
+    reader.tab.get_by_role("textbox", name="Any other character").fill("🦊🐻")
+    if "no picture" in reader.status():
+        pytest.skip("no font with emoji")
+
+
+def paste(reader):
+    reader.tab.evaluate(
+        """async () => {
+            const canvas = new OffscreenCanvas(300, 200);
+            const context = canvas.getContext("2d");
+            context.fillStyle = "crimson";
+            context.arc(150, 100, 90, 0, 7);
+            context.fill();
+            const files = new DataTransfer();
+            files.items.add(new File([await canvas.convertToBlob()], "a.png", {type: "image/png"}));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: files }));
+        }"""
+    )
+
+
+@pytest.mark.parametrize("bring", [draw, type_fox, paste])
+def test_what_a_reader_brings_evolves(read, bring):
+    reader = read()
+    before = reader.goal()
+    bring(reader)
+    reader.tab.wait_for_function("() => !document.querySelector('.evolve-strip :checked')")
+    assert np.abs(reader.goal() - before).mean() > 1
+    reader.wait_for_half()
+
+
+def test_a_letter_is_drawn_and_what_no_font_has_is_refused(read):
+    reader = read()
+    field = reader.tab.get_by_role("textbox", name="Any other character")
+    field.fill("A")
+    letter = reader.goal()
+    assert letter[..., 3].max() == 255 and letter[:4].max() == 0
+    field.fill("\U0010fffe")
+    reader.wait_for_status("no picture")
+    np.testing.assert_array_equal(reader.goal(), letter)
+
+
+def link_to(name) -> str:
+    """A link to a shipped run, as a page would make it."""
+    from nca_lib.show import page
+
+    record = page.describe(name, dtype="float16")
+    data = record["weights"].replace("+", "-").replace("/", "_").rstrip("=")
+    sizes = ("channels", "hidden", "size", "padding", "num_steps")
+    return f"#p={data}&" + "&".join(f"{size}={record[size]}" for size in sizes)
+
+
+def grown(reader) -> np.ndarray:
+    """The picture that the pattern on show ends in, premultiplied RGBA in [0, 1]."""
+    with reader.tab.expect_download() as download:
+        reader.button("Save picture").click()
+    image = Image.open(download.value.path()).convert("RGB").resize((32, 32), Image.BOX)
+    return np.asarray(image, np.float32) / 255
+
+
+def test_a_link_shows_the_pattern_growing(read):
+    run = load_run("lizard")
+    colour, alpha = run.target[..., :3], run.target[..., 3:]
+    on_white = colour + 1 - alpha
+    reader = read(link_to("lizard") + "&emoji=%F0%9F%A6%8E&title=%3Cb%3ELizard")
+    reader.wait_for_status("<b>Lizard grows here")
+    error = np.mean((grown(reader) - on_white) ** 2)
+    assert error < 0.1 * np.mean((1 - on_white) ** 2)
+    # Its own link opens the same in a fresh profile.
+    reader.tab.get_by_role("link", name="Link to this pattern").focus()
+    again = read(reader.tab.get_by_role("link", name="Link to this pattern").get_attribute("href"))
+    again.wait_for_status("grows here")
+    np.testing.assert_array_equal(grown(again), grown(reader))
+
+
+def test_weights_are_saved_and_read_back(read, tmp_path):
+    reader = read()
+    reader.button("One generation").click()
+    reader.wait_for("state", "paused")
+    with reader.tab.expect_download() as download:
+        reader.button("Save weights").click()
+    assert download.value.suggested_filename == "lizard.nca.json"
+    path = tmp_path / "lizard.nca.json"
+    download.value.save_as(path)
+    picture = grown(reader)
+    other = read()
+    other.tab.locator("input[accept='.json']").set_input_files(path)
+    other.wait_for_status("Lizard grows here")
+    np.testing.assert_array_equal(grown(other), picture)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"title": "<img src=x>", "crc32": 1}))
+    other.tab.locator("input[accept='.json']").set_input_files(path)
+    other.wait_for_status("cannot be used")
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#p=%00", "#p=AAAA&channels=8", "#p=" + 3000 * "_", "#p=<img src=x onerror=a()>"]
+)
+def test_foreign_links_are_refused_in_words(read, fragment):
+    reader = read(fragment)
+    reader.wait_for_status("cannot be used")
+    assert reader.data("state") == "idle" and reader.button("Start").is_enabled()
+    assert reader.tab.locator(".nca-evolve img").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("Show a dead population", "dead"), ("Show an exploded one", "exploded")],
+)
+def test_what_goes_wrong_is_shown_and_explained(read, name, state):
+    reader = read()
+    reader.button(name).click()
+    reader.wait_for("state", "dead", "exploded")
+    assert reader.data("state") == state
+    assert state in reader.tab.locator(".evolve-trouble").inner_text()
+    assert state in reader.status().lower()
+    reader.button("Default settings").click()
+    reader.button("Start anew").click()
+    reader.wait_for("rollouts", "64", "128", "192")
+    assert not reader.tab.locator(".evolve-trouble").is_visible()
+
+
+def test_a_pattern_goes_into_the_player(read):
+    reader = read(link_to("lizard"))
+    reader.button("Play with it").click()
+    reader.tab.locator(".nca-player canvas").wait_for()
+    assert reader.tab.locator("input[name=run]:checked").get_attribute("value") == "own"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
+    reader = read(color_scheme=theme, viewport={"width": width, "height": height}, has_touch=True)
+    room = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert reader.tab.evaluate(room) == 0
+    if width > 1000:
+        seen = [".evolve-strip", ".evolve-population", ".evolve-growth", ".evolve-curve"]
+        for place in [reader.tab.locator(name).bounding_box() for name in seen]:
+            assert place["y"] >= 0 and place["y"] + place["height"] <= height
+    reader.button("One generation").click()
+    reader.wait_for("state", "paused")
+    assert reader.tab.evaluate("shift") < 0.01
+    for summary in reader.tab.locator(".nca-evolve summary").all():
+        summary.click()
+    assert reader.tab.evaluate(room) == 0 and reader.troubles == []
+    assert barriers(reader.tab, THEME_KNOWN) == {}
+    reader.button("Draw").click()
+    assert barriers(reader.tab, THEME_KNOWN) == {}
+    reader.troubles.clear()  # axe-core asks for styles, which pages on disk may not
+
+
+def test_without_scripts_a_paragraph_says_what_would_be_here(chromium):
+    with chromium.new_context(java_script_enabled=False, offline=True) as context:
+        tab = context.new_page()
+        tab.goto((HTML / "book" / "evolve.html").as_uri())
+        assert tab.get_by_text("With scripts switched on").is_visible()
+
+
+def test_the_page_is_light():
+    names = re.findall(
+        r'src="\.\./_static/([\w-]+\.js)', (HTML / "book" / "evolve.html").read_text()
+    )
+    own = {"nca.js", "playground.js", "catalogue.js"}
+    own |= {name for name in names if name.startswith(("evolve", "rollout", "crew", "record"))}
+    sizes = [(HTML / "_static" / name).stat().st_size for name in own | {"evolve.css"}]
+    assert len(sizes) > 8 and sum(sizes) < 300_000
+
+
+def test_links_of_the_knobs_lead_somewhere(read):
+    reader = read()
+    links = reader.tab.locator(".nca-evolve a[href*='.html#']")
+    for link in set(links.evaluate_all("(all) => all.map((link) => link.getAttribute('href'))")):
+        page, _, section = link.partition("#")
+        assert f'id="{section}"' in (HTML / "book" / page).read_text(encoding="utf-8"), link
