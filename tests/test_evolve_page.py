@@ -150,7 +150,7 @@ def test_targets_are_those_of_the_library(read):
         expected = load_emoji(emoji, size=size)
         assert shown.shape == expected.shape
         assert np.abs(shown - expected).max() <= 2 / 255
-    assert float(reader.data("empty")) == pytest.approx(np.mean(expected**2), rel=1e-3)
+        assert float(reader.data("empty")) == pytest.approx(np.mean(expected**2), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_history(read):

@@ -29,7 +29,8 @@ var Pad = (() => {
         const input = make("input", { type: "radio", name: "evolve-colour", value: name });
         input.checked = i === 5;
         const swatch = make("span", { class: "evolve-swatch", "aria-hidden": "true" });
-        swatch.style.background = COLOURS[name] ?? "none";
+        if (name === ERASER) swatch.classList.add("is-eraser");
+        else swatch.style.background = COLOURS[name];
         return make("label", { title: name }, input, swatch, make("span", { class: "evolve-hidden" }, name));
       });
       const wide = make("input", { type: "checkbox" });

@@ -152,10 +152,10 @@
       const curve = figure("is-curve", "Loss", "", this.curve.element);
       curve.firstChild.append(this.legend);
       return make("div", { class: "evolve-stage" },
-        figure("is-population", "Population", "of variations of one network, best to worst",
+        figure("is-population", "Population,", "best to worst",
           make("div", { class: "evolve-frame" }, this.population.element, this.trouble)),
         figure("is-goal", "Target", "", this.target),
-        figure("is-growth", "Mean,", "moving to the better", this.growth.element),
+        figure("is-growth", "Their mean,", "growing", this.growth.element),
         this.list, curve);
     }
 

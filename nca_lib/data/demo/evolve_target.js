@@ -7,8 +7,10 @@ var Target = (() => {
   const SIDE = 128; // of the bundled emoji, and of what a font draws
   const MAX_FILE = 100e6; // bytes
   const MAX_SIDE = 512; // a picture is brought to, before it is resampled in this thread
+  const ONE = 2 ** 22; // weights are whole numbers of this fraction, as Pillow's are
   const INK = "#0072b2"; // of letters; emoji have colours of their own
 
+  const toShare = (byte) => Math.fround(byte / 255);
   const clamp = (value) => Math.min(255, Math.max(0, value));
 
   function lanczos(x) {
@@ -27,7 +29,7 @@ var Target = (() => {
       const weigh = (_, k) => lanczos((first + k - centre + 0.5) / stretch);
       const weights = Array.from({ length: end - first }, weigh);
       const sum = weights.reduce((a, b) => a + b, 0);
-      return [first, weights.map((weight) => weight / sum)];
+      return [first, weights.map((weight) => Math.round((weight / sum) * ONE))];
     });
   }
 
@@ -37,10 +39,10 @@ var Target = (() => {
     kernels(width, to).forEach(([first, weights], x) => {
       for (let y = 0; y < height; y++) {
         for (let c = 0; c < 4; c++) {
-          let sum = 0;
+          let sum = ONE / 2;
           let at = 4 * (y * width + first) + c;
           for (let k = 0; k < weights.length; k++, at += 4) sum += weights[k] * data[at];
-          result[4 * (x * height + y) + c] = clamp(Math.round(sum));
+          result[4 * (x * height + y) + c] = clamp(Math.floor(sum / ONE));
         }
       }
     });
@@ -53,9 +55,9 @@ var Target = (() => {
     const scale = size / Math.max(width, height);
     const [across, down] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
     const isColour = (i) => i % 4 < 3;
-    const alpha = (bytes, i) => bytes[i - (i % 4) + 3];
+    const opacityAt = (bytes, i) => bytes[i - (i % 4) + 3];
     let bytes = Uint8Array.from(data, (value, i) =>
-      isColour(i) ? Math.round((value * alpha(data, i)) / 255) : value,
+      isColour(i) ? Math.round((value * opacityAt(data, i)) / 255) : value,
     );
     bytes = resampleRows(resampleRows(bytes, width, height, across), height, across, down);
     const target = new Float32Array(4 * (size + 2 * padding) ** 2);
@@ -65,8 +67,8 @@ var Target = (() => {
         const end = 4 * (y * across + x) + 4;
         const opacity = bytes[end - 1];
         const straight = (c) => clamp(Math.floor((255 * bytes[end - 4 + c]) / (opacity || 1)));
-        const colour = [0, 1, 2].map((c) => ((straight(c) / 255) * opacity) / 255);
-        target.set([...colour, opacity / 255], 4 * ((y + top) * (size + 2 * padding) + x + left));
+        const [alpha, ...colour] = [opacity, straight(0), straight(1), straight(2)].map(toShare);
+        target.set([...colour.map((tone) => tone * alpha), alpha], 4 * ((y + top) * (size + 2 * padding) + x + left));
       }
     }
     return target;
