@@ -92,7 +92,7 @@ class Reader:
 
     def wait_for_status(self, text):
         self.tab.wait_for_function(
-            "(t) => document.querySelector('.nca-evolve > form .nca-status').textContent.includes(t)",
+            "(t) => document.querySelector('.evolve-buttons .nca-status').textContent.includes(t)",
             arg=text,
         )
 

@@ -5,33 +5,41 @@ var Knobs = (() => {
 
   const { make } = NCA.page;
   const [TARGET, RULE, LOSS, ES] = [
-    "01_dataset.html#", "02_architecture.html#", "03_loss.html#", "04_es_training.html#",
+    "01_dataset.html#",
+    "02_architecture.html#",
+    "03_loss.html#",
+    "04_es_training.html#",
   ];
 
   // Kind of control, by what stands in: `values` a slider, `choices` a list, neither a switch.
   const KNOBS = {
     learning_rate: {
-      label: "Learning rate", values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
+      label: "Learning rate",
+      values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
       says: "How large a step the mean takes towards the better members. Too large, and it stumbles.",
       link: ES + "how-large-a-step",
     },
     std: {
-      label: "Noise σ", values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
+      label: "Noise σ",
+      values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
       says: "How far members stray from the mean at the start. Too far, and none of them lives.",
       link: ES + "the-estimator-and-its-mirror-image",
     },
     std_rate: {
-      label: "Rate of σ", values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
+      label: "Rate of σ",
+      values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       says: "How fast each weight learns how much noise it bears. At 0 the noise never gets finer.",
       link: ES + "a-sigma-for-every-weight",
     },
     population: {
-      label: "Population", values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
+      label: "Population",
+      values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
       says: "Members of a generation. More of them see the way better, and take longer.",
       link: ES + "ask-evaluate-tell",
     },
     num_steps: {
-      label: "Steps", values: [16, 24, 32, 40, 48, 64, 96],
+      label: "Steps",
+      values: [16, 24, 32, 40, 48, 64, 96],
       says: "How long a pattern may grow. Life spreads by at most one cell a step.",
       link: RULE + "how-fast-news-travels",
     },
@@ -53,41 +61,59 @@ var Knobs = (() => {
     strategy: {
       label: "Strategy",
       choices: {
-        whitened: "PGPE, whitened", pgpe: "PGPE", open_es: "OpenAI-ES",
+        whitened: "PGPE, whitened",
+        pgpe: "PGPE",
+        open_es: "OpenAI-ES",
       },
       says: "OpenAI-ES has one σ for all weights, PGPE learns one for each, whitening shapes the noise.",
       link: ES + "which-choices-matter",
     },
     size: {
-      label: "Target size", values: [16, 18, 20, 22, 24, 26, 28, 30, 32], text: (v) => `${v} × ${v}`,
+      label: "Target size",
+      values: [16, 18, 20, 22, 24, 26, 28, 30, 32],
+      text: (v) => `${v} × ${v}`,
       says: "Cells a side, with four empty ones around. Larger pictures are slower and harder.",
       link: TARGET + "from-many-pixels-to-few-cells",
     },
     channels: {
-      label: "Channels", values: [4, 6, 8, 10, 12, 16],
+      label: "Channels",
+      values: [4, 6, 8, 10, 12, 16],
       says: "Numbers in each cell: colour, alpha, and hidden ones to send each other messages with.",
       link: RULE + "a-grid-of-cells",
     },
     window: {
-      label: "Window", values: [1, 2, 4, 8, 12, 16, 24, 32], isRare: true,
-      says: "The last steps that are judged. The steps before are free.", link: LOSS + "a-window-in-time",
+      label: "Window",
+      values: [1, 2, 4, 8, 12, 16, 24, 32],
+      isRare: true,
+      says: "The last steps that are judged. The steps before are free.",
+      link: LOSS + "a-window-in-time",
     },
     mask: {
-      label: "Fire mask", choices: { paired: "one of each pair", bernoulli: "a coin for each" },
-      isRare: true, says: "Which half of the cells acts at a step.", link: RULE + "fire",
+      label: "Fire mask",
+      choices: { paired: "one of each pair", bernoulli: "a coin for each" },
+      isRare: true,
+      says: "Which half of the cells acts at a step.",
+      link: RULE + "fire",
     },
     whitening: {
-      label: "Whitening", isRare: true,
+      label: "Whitening",
+      isRare: true,
       says: "Noise that is even in what the cells compute. Off, the whitened strategy is plain PGPE.",
       link: ES + "noise-that-the-cells-shape",
     },
     hidden: {
-      label: "Hidden units", values: [8, 16, 24, 32, 48, 64, 96, 128], isRare: true,
-      says: "Width of the network in every cell.", link: RULE + "think",
+      label: "Hidden units",
+      values: [8, 16, 24, 32, 48, 64, 96, 128],
+      isRare: true,
+      says: "Width of the network in every cell.",
+      link: RULE + "think",
     },
     step_size: {
-      label: "Step size", values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3], isRare: true,
-      says: "Factor on every change that a cell makes to itself.", link: RULE + "one-whole-step",
+      label: "Step size",
+      values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3],
+      isRare: true,
+      says: "Factor on every change that a cell makes to itself.",
+      link: RULE + "one-whole-step",
     },
   };
 
@@ -130,8 +156,13 @@ var Knobs = (() => {
       }
       const grid = (elements) => make("div", { class: "evolve-knobs" }, ...elements);
       const group = (legend, [often, rare]) =>
-        make("fieldset", {}, make("legend", {}, legend), grid(often),
-          make("details", {}, make("summary", {}, "More of these"), grid(rare)));
+        make(
+          "fieldset",
+          {},
+          make("legend", {}, legend),
+          grid(often),
+          make("details", {}, make("summary", {}, "More of these"), grid(rare)),
+        );
       this.elements = [
         group("Knobs that may turn while it runs", groups.live),
         group("Knobs for the next start", groups.anew),
@@ -143,7 +174,9 @@ var Knobs = (() => {
         const { values, choices, text: say = String } = KNOBS[name];
         const value = settings[name];
         if (values) {
-          const distance = values.map((other) => Math.abs(Math.log((other + 1e-9) / (value + 1e-9))));
+          const distance = values.map((other) =>
+            Math.abs(Math.log((other + 1e-9) / (value + 1e-9))),
+          );
           input.value = distance.indexOf(Math.min(...distance));
           text.textContent = say(value);
           input.setAttribute("aria-valuetext", text.textContent);

@@ -4,8 +4,15 @@ var Pad = (() => {
 
   const { make } = NCA.page;
   const COLOURS = {
-    Black: "#1b1b1b", White: "#ffffff", Red: "#d62839", Orange: "#f28e2b", Yellow: "#f4d03f",
-    Green: "#2e9e4f", Blue: "#0072b2", Purple: "#7b3fa0", Brown: "#8a5a2b",
+    Black: "#1b1b1b",
+    White: "#ffffff",
+    Red: "#d62839",
+    Orange: "#f28e2b",
+    Yellow: "#f4d03f",
+    Green: "#2e9e4f",
+    Blue: "#0072b2",
+    Purple: "#7b3fa0",
+    Brown: "#8a5a2b",
   };
   const ERASER = "Eraser";
   const HELP = "Drawing pad. Arrow keys move a cursor, Enter or the space bar paints.";
@@ -16,7 +23,9 @@ var Pad = (() => {
       this.onDone = onDone;
       this.cursor = { row: 0, column: 0 };
       this.canvas = make("canvas", {
-        tabindex: "0", role: "application", "aria-label": HELP,
+        tabindex: "0",
+        role: "application",
+        "aria-label": HELP,
         keydown: (event) => this.handleKey(event),
         pointerdown: (event) => this.press(event),
         pointermove: (event) => this.pressed && this.lead(event),
@@ -31,23 +40,37 @@ var Pad = (() => {
         const swatch = make("span", { class: "evolve-swatch", "aria-hidden": "true" });
         if (name === ERASER) swatch.classList.add("is-eraser");
         else swatch.style.background = COLOURS[name];
-        return make("label", { title: name }, input, swatch, make("span", { class: "evolve-hidden" }, name));
+        return make(
+          "label",
+          { title: name },
+          input,
+          swatch,
+          make("span", { class: "evolve-hidden" }, name),
+        );
       });
       const wide = make("input", { type: "checkbox" });
       wide.checked = true;
       this.wide = wide;
       const button = (text, click) => make("button", { type: "button", click }, text);
-      this.form = make("form", { method: "dialog" },
+      this.form = make(
+        "form",
+        { method: "dialog" },
         make("div", { class: "nca-frame" }, this.canvas, this.mark),
         make("fieldset", { class: "evolve-colours" }, make("legend", {}, "Colour"), ...colours),
-        make("div", { class: "nca-row" },
+        make(
+          "div",
+          { class: "nca-row" },
           make("label", {}, wide, " Wide brush"),
           button("Clear", () => this.clear()),
           button("Cancel", () => this.element.close()),
           button("Use this drawing", () => this.finish()),
         ),
       );
-      this.element = make("dialog", { class: "evolve-dialog", "aria-label": "Draw a target" }, this.form);
+      this.element = make(
+        "dialog",
+        { class: "evolve-dialog", "aria-label": "Draw a target" },
+        this.form,
+      );
     }
 
     open(size) {
@@ -72,7 +95,10 @@ var Pad = (() => {
     locate(event) {
       const { left, top, width, height } = this.canvas.getBoundingClientRect();
       const cell = (share) => Math.floor(share * this.canvas.width);
-      return { row: cell((event.clientY - top) / height), column: cell((event.clientX - left) / width) };
+      return {
+        row: cell((event.clientY - top) / height),
+        column: cell((event.clientX - left) / width),
+      };
     }
 
     press(event) {

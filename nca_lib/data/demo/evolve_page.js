@@ -33,7 +33,11 @@
         "lower σ or the step size, then start anew.",
     ],
   };
-  const MILESTONES = [[0.1, "a tenth"], [0.25, "a quarter"], [0.5, "half"]];
+  const MILESTONES = [
+    [0.1, "a tenth"],
+    [0.25, "a quarter"],
+    [0.5, "half"],
+  ];
 
   const number = (value) => Math.round(value).toLocaleString("en");
   const loss = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
@@ -42,7 +46,8 @@
     return `${minutes}:${String(rest).padStart(2, "0")}`;
   };
   const sideOf = ({ size, padding }) => size + 2 * padding; // in cells
-  const button = (text, click, more = {}) => make("button", { type: "button", click, ...more }, text);
+  const button = (text, click, more = {}) =>
+    make("button", { type: "button", click, ...more }, text);
 
   class Page {
     constructor(root) {
@@ -82,13 +87,20 @@
         this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
       }
       this.status = make("p", { class: "nca-status", role: "status" });
-      this.form = make("form", { submit: (event) => event.preventDefault() },
-        this.makeTargets(), this.makeButtons(), this.makeStage());
+      this.form = make(
+        "form",
+        { submit: (event) => event.preventDefault() },
+        this.makeTargets(),
+        this.makeButtons(),
+        this.makeStage(),
+      );
       if (this.isFull) this.form.append(this.makeKeep(), ...this.makeKnobs());
       this.root.replaceChildren(this.form);
       if (!this.isFull) {
         const more = make("a", { href: "evolve.html" }, "Evolve your own");
-        return this.root.append(make("p", {}, "With targets of your own, and with knobs: ", more, "."));
+        return this.root.append(
+          make("p", {}, "With targets of your own, and with knobs: ", more, "."),
+        );
       }
       this.player = make("div", { class: "evolve-player" });
       this.pad = new Pad.DrawingPad((picture) =>
@@ -106,36 +118,65 @@
           this.choose(bundled);
         };
         const label = bundled.name;
-        return make("input", { type: "radio", name: "evolve-target", value: i, "aria-label": label, change });
+        return make("input", {
+          type: "radio",
+          name: "evolve-target",
+          value: i,
+          "aria-label": label,
+          change,
+        });
       });
-      const labels = BUNDLED.map(({ name }, i) => make("label", { title: name }, this.radios[i], this.tiles[i]));
-      const fieldset = make("fieldset", { class: "evolve-targets" }, make("legend", {}, "Target"),
-        make("div", { class: "evolve-strip" }, ...labels));
+      const labels = BUNDLED.map(({ name }, i) =>
+        make("label", { title: name }, this.radios[i], this.tiles[i]),
+      );
+      const fieldset = make(
+        "fieldset",
+        { class: "evolve-targets" },
+        make("legend", {}, "Target"),
+        make("div", { class: "evolve-strip" }, ...labels),
+      );
       if (!this.isFull) return fieldset;
       this.typed = make("input", {
-        type: "text", size: 2, maxlength: 32, autocomplete: "off", placeholder: "Aa",
-        "aria-label": "Any other character", title: "Type any other character or emoji",
+        type: "text",
+        size: 2,
+        maxlength: 32,
+        autocomplete: "off",
+        placeholder: "Aa",
+        "aria-label": "Any other character",
+        title: "Type any other character or emoji",
         input: (event) => event.isComposing || this.type(event.target.value),
         compositionend: ({ target }) => this.type(target.value),
       });
       this.file = make("input", {
-        type: "file", accept: "image/*", hidden: "",
+        type: "file",
+        accept: "image/*",
+        hidden: "",
         change: ({ target }) => target.files[0] && this.open(target.files[0]),
       });
-      fieldset.append(make("div", { class: "evolve-own" }, this.typed,
-        button("Draw", () => this.pad.open(this.settings.size)),
-        button("Picture", () => this.file.click(), { title: "A file, or drop or paste one" }),
-        this.file));
+      fieldset.append(
+        make(
+          "div",
+          { class: "evolve-own" },
+          this.typed,
+          button("Draw", () => this.pad.open(this.settings.size)),
+          button("Picture", () => this.file.click(), { title: "A file, or drop or paste one" }),
+          this.file,
+        ),
+      );
       return fieldset;
     }
 
     makeButtons() {
       this.startButton = button("Start", () => this.toggle(), { class: "evolve-start" });
       const row = [this.startButton];
-      row.push(button("One generation", () => this.step()), button("Start anew", () => this.startAnew()));
+      row.push(
+        button("One generation", () => this.step()),
+        button("Start anew", () => this.startAnew()),
+      );
       if (this.isFull) {
         const [min, max] = Evolution.LIMITS.seed;
-        const change = () => this.set({ seed: Math.min(max, Math.max(min, Math.round(+this.seed.value) || 0)) });
+        const change = () =>
+          this.set({ seed: Math.min(max, Math.max(min, Math.round(+this.seed.value) || 0)) });
         this.seed = make("input", { type: "number", min, max, step: 1, change });
         row.push(make("label", { class: "evolve-seed" }, "Seed ", this.seed));
       }
@@ -144,24 +185,42 @@
 
     makeStage() {
       const figure = (name, title, text, ...views) =>
-        make("figure", { class: `evolve-panel ${name}` },
-          make("figcaption", {}, make("strong", {}, title), ` ${text}`), ...views);
-      this.target = make("canvas", { class: "evolve-goal", role: "img", "aria-label": "The target" });
+        make(
+          "figure",
+          { class: `evolve-panel ${name}` },
+          make("figcaption", {}, make("strong", {}, title), ` ${text}`),
+          ...views,
+        );
+      this.target = make("canvas", {
+        class: "evolve-goal",
+        role: "img",
+        "aria-label": "The target",
+      });
       this.legend = make("span", { class: "evolve-legend" });
       this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
       const curve = figure("is-curve", "Loss", "", this.curve.element);
       curve.firstChild.append(this.legend);
-      return make("div", { class: "evolve-stage" },
-        figure("is-population", "Population,", "best to worst",
-          make("div", { class: "evolve-frame" }, this.population.element, this.trouble)),
+      return make(
+        "div",
+        { class: "evolve-stage" },
+        figure(
+          "is-population",
+          "Population,",
+          "best to worst",
+          make("div", { class: "evolve-frame" }, this.population.element, this.trouble),
+        ),
         figure("is-goal", "Target", "", this.target),
         figure("is-growth", "Their mean,", "growing", this.growth.element),
-        this.list, curve);
+        this.list,
+        curve,
+      );
     }
 
     makeKeep() {
       this.opener = make("input", {
-        type: "file", accept: ".json", hidden: "",
+        type: "file",
+        accept: ".json",
+        hidden: "",
         change: ({ target }) => target.files[0] && this.open(target.files[0]),
       });
       this.clipButton = button("Save clip", () => this.saveClip());
@@ -174,17 +233,33 @@
         ...(window.MediaRecorder ? [this.clipButton] : []),
         button("Save weights", () => this.saveWeights()),
       ];
-      return make("div", { class: "nca-row evolve-keep" }, ...this.keepers,
-        button("Open weights", () => this.opener.click()), this.opener, this.link);
+      return make(
+        "div",
+        { class: "nca-row evolve-keep" },
+        ...this.keepers,
+        button("Open weights", () => this.opener.click()),
+        this.opener,
+        this.link,
+      );
     }
 
     makeKnobs() {
-      this.panel = new Knobs.Panel((name) => Evolution.LIVE.has(name), (change) => this.set(change));
-      const faults = make("fieldset", {}, make("legend", {}, "What goes wrong"),
-        make("div", { class: "nca-row" },
+      this.panel = new Knobs.Panel(
+        (name) => Evolution.LIVE.has(name),
+        (change) => this.set(change),
+      );
+      const faults = make(
+        "fieldset",
+        {},
+        make("legend", {}, "What goes wrong"),
+        make(
+          "div",
+          { class: "nca-row" },
           button("Show a dead population", () => this.fail("dead")),
           button("Show an exploded one", () => this.fail("exploded")),
-          button("Default settings", () => this.restore())));
+          button("Default settings", () => this.restore()),
+        ),
+      );
       return [...this.panel.elements, faults];
     }
 
@@ -197,7 +272,9 @@
         this.open(event.dataTransfer.files[0]);
       });
       document.addEventListener("paste", ({ clipboardData }) => {
-        const file = [...(clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+        const file = [...(clipboardData?.files ?? [])].find(({ type }) =>
+          type.startsWith("image/"),
+        );
         if (file) this.open(file);
       });
     }
@@ -227,7 +304,12 @@
       const character = Target.firstCharacter(text);
       if (!character) return;
       this.attempt(() =>
-        this.choose({ picture: Target.type(character), emoji: character, title: "Typed", name: "typed" }),
+        this.choose({
+          picture: Target.type(character),
+          emoji: character,
+          title: "Typed",
+          name: "typed",
+        }),
       );
     }
 
@@ -353,7 +435,9 @@
         return this.refresh(error.message);
       }
       const isLive = (name) => Evolution.LIVE.has(name);
-      const changed = Object.keys(this.settings).filter((name) => this.settings[name] !== old[name]);
+      const changed = Object.keys(this.settings).filter(
+        (name) => this.settings[name] !== old[name],
+      );
       if (this.evolution) {
         const live = changed.filter(isLive).map((name) => [name, this.settings[name]]);
         if (live.length) this.evolution.change(Object.fromEntries(live));
@@ -378,7 +462,10 @@
       if (isNews) this.milestone = reached[0];
       if (report.generation === 1) this.refresh();
       this.showFigures();
-      if (isNews) this.say(`The loss is ${reached[1]} of the empty grid's, after ${number(report.rollouts)} rollouts.`);
+      if (isNews)
+        this.say(
+          `The loss is ${reached[1]} of the empty grid's, after ${number(report.rollouts)} rollouts.`,
+        );
     }
 
     sleep() {
@@ -435,7 +522,10 @@
       if (!title || this.trouble.dataset.title === title) return;
       this.trouble.dataset.title = title;
       const more = make("a", { href: "04_es_training.html#what-goes-wrong" }, "More in chapter 4");
-      this.trouble.replaceChildren(make("p", {}, make("strong", {}, title)), make("p", {}, text, " ", more));
+      this.trouble.replaceChildren(
+        make("p", {}, make("strong", {}, title)),
+        make("p", {}, text, " ", more),
+      );
     }
 
     refreshControls() {
@@ -456,7 +546,13 @@
       const { pictures, fitness } = this.report;
       const losses = Float32Array.from(fitness).sort();
       const { settings, empty } = this.evolution;
-      this.population.show({ count: fitness.length, side: sideOf(settings), pictures, losses, empty });
+      this.population.show({
+        count: fitness.length,
+        side: sideOf(settings),
+        pictures,
+        losses,
+        empty,
+      });
       const { dead, exploded } = this.population.faults;
       const faults = [dead && `${dead} dead`, exploded && `${exploded} exploded`].filter(Boolean);
       const label = `${fitness.length} members, best to worst${faults.length ? `: ${faults.join(", ")}` : ""}`;
@@ -468,7 +564,10 @@
       const { evolution, report } = this;
       const [rollouts, value] = [evolution?.rollouts ?? 0, evolution?.loss ?? Number.NaN];
       Object.assign(document.documentElement.dataset, {
-        rollouts, loss: value, empty: this.empty ?? "", state: this.state,
+        rollouts,
+        loss: value,
+        empty: this.empty ?? "",
+        state: this.state,
       });
       const share = Number.isFinite(value) ? ` (${Math.round((100 * value) / this.empty)}%)` : "";
       const figures = {
@@ -492,13 +591,19 @@
       const others = isLizard ? SHIPPED : [];
       const lines = [...others, { kind: "own", points }];
       this.curve.show(lines, this.empty);
-      const keys = [["own", "this run"], ["empty", "empty grid"],
-        ...others.map(({ kind }) => [kind, KINDS[kind]])];
+      const keys = [
+        ["own", "this run"],
+        ["empty", "empty grid"],
+        ...others.map(({ kind }) => [kind, KINDS[kind]]),
+      ];
       const told = keys.map(([, text]) => text).join();
       if (told === this.told) return;
       this.told = told;
-      this.legend.replaceChildren(...keys.map(([kind, text]) =>
-        make("span", {}, make("i", { class: `evolve-key is-${kind}` }), text)));
+      this.legend.replaceChildren(
+        ...keys.map(([kind, text]) =>
+          make("span", {}, make("i", { class: `evolve-key is-${kind}` }), text),
+        ),
+      );
     }
 
     /* ---- afterwards ---- */
@@ -543,7 +648,10 @@
     }
 
     saveWeights() {
-      this.save(new Blob([JSON.stringify(this.record())], { type: "application/json" }), "nca.json");
+      this.save(
+        new Blob([JSON.stringify(this.record())], { type: "application/json" }),
+        "nca.json",
+      );
       this.say("Saved the weights.");
     }
 

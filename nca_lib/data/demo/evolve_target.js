@@ -68,7 +68,10 @@ var Target = (() => {
         const opacity = bytes[end - 1];
         const straight = (c) => clamp(Math.floor((255 * bytes[end - 4 + c]) / (opacity || 1)));
         const [alpha, ...colour] = [opacity, straight(0), straight(1), straight(2)].map(toShare);
-        target.set([...colour.map((tone) => tone * alpha), alpha], 4 * ((y + top) * (size + 2 * padding) + x + left));
+        target.set(
+          [...colour.map((tone) => tone * alpha), alpha],
+          4 * ((y + top) * (size + 2 * padding) + x + left),
+        );
       }
     }
     return target;
@@ -152,14 +155,17 @@ var Target = (() => {
       throw new Error("This file is no picture that your browser can read.");
     });
     const scale = Math.min(1, MAX_SIDE / Math.max(image.width, image.height));
-    const [width, height] = [image.width, image.height].map((s) => Math.max(1, Math.round(s * scale)));
+    const [width, height] = [image.width, image.height].map((s) =>
+      Math.max(1, Math.round(s * scale)),
+    );
     return draw(width, height, (context) => {
       context.imageSmoothingQuality = "high";
       context.drawImage(image, 0, 0, width, height);
     });
   }
 
-  const emptyLoss = (target) => target.reduce((sum, value) => sum + value * value, 0) / target.length;
+  const emptyLoss = (target) =>
+    target.reduce((sum, value) => sum + value * value, 0) / target.length;
 
   return { rasterise, toPicture, readSheet, firstCharacter, type, open, emptyLoss };
 })();

@@ -62,7 +62,7 @@ var Views = (() => {
         const fault = this.drawMember(k, x, y, size);
         if (fault) faults[fault]++;
         context.strokeStyle = colour(fault ? `--evolve-${fault}` : "--nca-line");
-        context.lineWidth = fault ? 2 * gap / 3 : 1;
+        context.lineWidth = fault ? (2 * gap) / 3 : 1;
         context.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
       }
       this.faults = faults;
@@ -183,9 +183,22 @@ var Views = (() => {
     return element;
   }
 
-  const LEFT = 44, RIGHT = 8, TOP = 6, BOTTOM = 30; // room for the axes, in pixels
+  const LEFT = 44,
+    RIGHT = 8,
+    TOP = 6,
+    BOTTOM = 30; // room for the axes, in pixels
   const LEAST = 50; // rollouts, where the axis begins
-  const RAISED = ["1", "10", "100", "1,000", "10,000", "100,000", "1 million", "10 million", "100 million"];
+  const RAISED = [
+    "1",
+    "10",
+    "100",
+    "1,000",
+    "10,000",
+    "100,000",
+    "1 million",
+    "10 million",
+    "100 million",
+  ];
 
   /* Thin a line of points to what can be seen: one of those closer together than two pixels. */
   function thin(points) {
@@ -227,7 +240,9 @@ var Views = (() => {
       const place = (points) =>
         thin(
           points
-            .filter(([rollouts, loss]) => rollouts >= LEAST && rollouts <= right && Number.isFinite(loss))
+            .filter(
+              ([rollouts, loss]) => rollouts >= LEAST && rollouts <= right && Number.isFinite(loss),
+            )
             .map(([rollouts, loss]) => [x(rollouts), y(loss)]),
         )
           .map((point) => point.map((value) => value.toFixed(1)).join())
@@ -236,14 +251,21 @@ var Views = (() => {
       this.element.replaceChildren(
         ...this.makeAxes(x, y, { width, height, right, low, high }),
         draw("line", {
-          class: "empty", x1: LEFT, x2: width - RIGHT, y1: y(this.empty), y2: y(this.empty),
+          class: "empty",
+          x1: LEFT,
+          x2: width - RIGHT,
+          y1: y(this.empty),
+          y2: y(this.empty),
         }),
         ...this.lines.map(({ kind, points }) =>
           draw("polyline", { class: kind, points: place(points) }),
         ),
-        ...own.slice(1).slice(-1).map(([rollouts, loss]) =>
-          draw("circle", { class: "own", cx: x(rollouts), cy: y(loss), r: 3.5 }),
-        ),
+        ...own
+          .slice(1)
+          .slice(-1)
+          .map(([rollouts, loss]) =>
+            draw("circle", { class: "own", cx: x(rollouts), cy: y(loss), r: 3.5 }),
+          ),
       );
     }
 
@@ -264,12 +286,19 @@ var Views = (() => {
           if (loss < low || loss > high) continue;
           parts.push(
             draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(loss), y2: y(loss) }),
-            draw("text", { x: LEFT - 5, y: y(loss) + 4, "text-anchor": "end" }, `${+loss.toFixed(6)}`),
+            draw(
+              "text",
+              { x: LEFT - 5, y: y(loss) + 4, "text-anchor": "end" },
+              `${+loss.toFixed(6)}`,
+            ),
           );
         }
       }
       const middle = (LEFT + width - RIGHT) / 2;
-      return [...parts, draw("text", { x: middle, y: height - 3, "text-anchor": "middle" }, "rollouts")];
+      return [
+        ...parts,
+        draw("text", { x: middle, y: height - 3, "text-anchor": "middle" }, "rollouts"),
+      ];
     }
   }
 
