@@ -93,7 +93,8 @@ def describe(
         raise ValueError(f"title must be a text, got {title!r}")
     told = {"format": FORMAT, "name": name, "title": title, **RULE}
     told |= {field: getattr(config, field) for field in FIELDS}
-    if target is not None and config.emoji not in list_emoji():  # who reads it may be offline
+    bundled = {emoji.rstrip("\ufe0f") for emoji in list_emoji()}
+    if target is not None and config.emoji.rstrip("\ufe0f") not in bundled:  # not known offline
         told["target"] = encode_target(target)
     return told | _encode(flatten(params, config), dtype)
 
