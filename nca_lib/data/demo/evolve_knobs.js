@@ -3,7 +3,7 @@
 var Knobs = (() => {
   "use strict";
 
-  const { make } = NCA.page;
+  const { make } = NCA;
   const [TARGET, RULE, LOSS, ES] = [
     "01_dataset.html#",
     "02_architecture.html#",

@@ -2,7 +2,7 @@
 var Pad = (() => {
   "use strict";
 
-  const { make } = NCA.page;
+  const { make } = NCA;
   const COLOURS = {
     Black: "#1b1b1b",
     White: "#ffffff",

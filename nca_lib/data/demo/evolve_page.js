@@ -5,7 +5,7 @@
 (() => {
   "use strict";
 
-  const { make, play } = NCA.page;
+  const { make } = NCA;
   const { emoji: BUNDLED, sheet, runs: SHIPPED } = NCA.evolveData;
   const CLIP_SIDE = 480;
   const CURVE_MS = 200; // between two drawings of the curve
@@ -615,9 +615,9 @@
     }
 
     playWithIt() {
-      const root = make("div", { class: "nca-player", "data-controls": "all" });
-      this.player.replaceChildren(make("p", {}, "Your pattern, among those of the book."), root);
-      play(root, { ...this.record(), name: "own" });
+      const root = make("div", { class: "nca-player" });
+      this.player.replaceChildren(root);
+      NCA.player(root, { ...this.record(), name: "own" }, { room: 1.5, tools: "play step restart cut" });
       root.scrollIntoView({ behavior: "auto", block: "start" });
       this.say("Your pattern lives in the player below.");
     }

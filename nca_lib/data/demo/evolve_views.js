@@ -3,7 +3,7 @@
 var Views = (() => {
   "use strict";
 
-  const { make, paint } = NCA.page;
+  const { make, paint } = NCA;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const SVG = "http://www.w3.org/2000/svg";
   const EXPLODED = 4; // times the empty grid's loss

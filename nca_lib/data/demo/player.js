@@ -570,7 +570,7 @@
     }
   }
 
-  Object.assign(NCA, { load, make, readSettings, LIMITS, VIEWS, TOOLS, here });
+  Object.assign(NCA, { load, make, paint, readSettings, LIMITS, VIEWS, TOOLS, here });
   for (const root of NCA.placeholders(":not([data-controls])")) {
     root.dataset.alive = "";
     revive(root);
