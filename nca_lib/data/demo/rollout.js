@@ -16,6 +16,7 @@ var Rollout = (() => {
     const side = size + 2 * padding;
     const stride = side + 2; // of the padded grid
     const units = 4 * Math.ceil(hidden / 4);
+    const answers = 4 * Math.ceil(C / 4);
     const inputs = 3 * C;
     const limit = Math.fround(alive_threshold);
     const area = stride * stride;
@@ -27,15 +28,14 @@ var Rollout = (() => {
     const known = new Uint8Array(area); // whether `grown` is, of cells around the living
     const living = new Int32Array(area); // indices
     const firing = new Int32Array(area + 1);
-    // The network: first layer in groups of four units, for each input; biases; second layer.
+    // The network: each layer in groups of four outputs, with four weights for each input.
     const first = new Float64Array(units * inputs);
     const firstBias = new Float64Array(units);
-    const second = new Float64Array(units * C);
-    const secondBias = new Float64Array(C);
+    const second = new Float64Array(units * answers);
+    const secondBias = new Float64Array(answers);
     const [see0, see1] = [new Float64Array(inputs), new Float64Array(inputs)];
     const [hidden0, hidden1] = [new Float64Array(units), new Float64Array(units)];
-    const sum0 = new Float64Array(C);
-    const sum1 = new Float64Array(C);
+    const [sum0, sum1] = [new Float64Array(answers), new Float64Array(answers)];
     const dies = new Uint8Array(area);
     const around = new Int32Array(area); // cells that `known` marks
     const box = new Int32Array(4); // rows and columns of the mature: top, bottom, left, right
@@ -55,7 +55,11 @@ var Rollout = (() => {
         }
       }
       for (let j = 0; j < hidden; j++) firstBias[j] = weights[w++];
-      for (let k = 0; k < hidden * C; k++) second[k] = weights[w++];
+      for (let i = 0; i < hidden; i++) {
+        for (let c = 0; c < C; c++) {
+          second[((c >> 2) * units + i) * 4 + (c & 3)] = 0.5 * weights[w++]; // see `think`
+        }
+      }
       for (let c = 0; c < C; c++) secondBias[c] = weights[w++];
     }
 
@@ -88,43 +92,12 @@ var Rollout = (() => {
 
     /* Two cells think: see0 and see1 become sum0 and sum1. */
     function think() {
-      let w = 0;
-      for (let j = 0; j < units; j += 4) {
-        let a0 = firstBias[j];
-        let a1 = firstBias[j + 1];
-        let a2 = firstBias[j + 2];
-        let a3 = firstBias[j + 3];
-        let b0 = a0;
-        let b1 = a1;
-        let b2 = a2;
-        let b3 = a3;
-        for (let i = 0; i < inputs; i++, w += 4) {
-          const x = see0[i];
-          const y = see1[i];
-          const w0 = first[w];
-          const w1 = first[w + 1];
-          const w2 = first[w + 2];
-          const w3 = first[w + 3];
-          a0 += x * w0; b0 += y * w0;
-          a1 += x * w1; b1 += y * w1;
-          a2 += x * w2; b2 += y * w2;
-          a3 += x * w3; b3 += y * w3;
-        }
-        hidden0[j] = a0; hidden0[j + 1] = a1; hidden0[j + 2] = a2; hidden0[j + 3] = a3;
-        hidden1[j] = b0; hidden1[j + 1] = b1; hidden1[j + 2] = b2; hidden1[j + 3] = b3;
-      }
-      answer(hidden0, sum0);
-      answer(hidden1, sum1);
-    }
-
-    function answer(active, sum) {
-      for (let c = 0; c < C; c++) sum[c] = secondBias[c];
+      layer(first, firstBias, inputs, see0, see1, hidden0, hidden1);
       for (let j = 0; j < units; j++) {
-        const value = active[j];
-        if (value <= 0) continue; // relu
-        const w = j * C;
-        for (let c = 0; c < C; c++) sum[c] += value * second[w + c];
+        hidden0[j] += Math.abs(hidden0[j]); // twice the relu, and nothing to decide:
+        hidden1[j] += Math.abs(hidden1[j]); // half of these branches would be mispredicted
       }
+      layer(second, secondBias, units, hidden0, hidden1, sum0, sum1);
     }
 
     /* Whether the cell at k, next to the living, is mature after this step. */
@@ -280,7 +253,7 @@ var Rollout = (() => {
           see(living[n], see0);
           think();
           for (let i = 0; i < inputs; i++) seen[i] = i < C ? see0[i] : see0[i] / 8;
-          for (let j = 0; j < hidden; j++) thought[j] = Math.max(hidden0[j], 0);
+          for (let j = 0; j < hidden; j++) thought[j] = hidden0[j] / 2;
           addSquare(sums[0], seen);
           addSquare(sums[1], thought);
         }
@@ -328,6 +301,35 @@ var Rollout = (() => {
       }
       return fire;
     });
+  }
+
+  /* One dense layer for two cells side by side, x -> a and y -> b. */
+  function layer(weights, biases, inputs, x, y, a, b) {
+    let w = 0;
+    for (let j = 0; j < biases.length; j += 4) {
+      let a0 = biases[j];
+      let a1 = biases[j + 1];
+      let a2 = biases[j + 2];
+      let a3 = biases[j + 3];
+      let b0 = a0;
+      let b1 = a1;
+      let b2 = a2;
+      let b3 = a3;
+      for (let i = 0; i < inputs; i++, w += 4) {
+        const one = x[i];
+        const two = y[i];
+        const w0 = weights[w];
+        const w1 = weights[w + 1];
+        const w2 = weights[w + 2];
+        const w3 = weights[w + 3];
+        a0 += one * w0; b0 += two * w0;
+        a1 += one * w1; b1 += two * w1;
+        a2 += one * w2; b2 += two * w2;
+        a3 += one * w3; b3 += two * w3;
+      }
+      a[j] = a0; a[j + 1] = a1; a[j + 2] = a2; a[j + 3] = a3;
+      b[j] = b0; b[j + 1] = b1; b[j + 2] = b2; b[j + 3] = b3;
+    }
   }
 
   /* Add x x^T to a square matrix. */
