@@ -617,13 +617,13 @@ def test_a_notebook_shows_several_that_keep_apart(read, notebook):
     assert error(reader.pixels(0), "heart") < 0.03
     _, second, third = reader.tab.locator(".nca-player").all()
     second.get_by_role("button", name="Pause").click()
-    third.get_by_role("radio", name="plants a seed").check()
-    third.get_by_role("slider", name="Grid", exact=True).fill("40")
-    assert second.get_by_role("radio", name="erases").is_checked()
+    third.get_by_role("radio", name="Plant").check()
+    third.get_by_role("slider", name="World", exact=True).fill("40")
+    assert second.get_by_role("radio", name="Erase").is_checked()
     assert second.get_by_role("button", name="Play").is_visible()
     third.get_by_role("button", name="Pause").click()
     assert [reader.pixels(i).shape[0] for i in range(3)] == [32, 64, 40]
-    assert reader.tab.get_by_role("slider").count() == 10
+    assert reader.tab.get_by_role("slider").count() == 12
     assert reader.weights() == []
 
 
