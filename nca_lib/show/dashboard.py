@@ -80,7 +80,8 @@ def evolution_dashboard(
 
     if is_static():
         content = "" if run is None else show(earlier, True) + losses({})
-        return still(content, knobs, "04_es_training")
+        shown = still(content, knobs, "04_es_training").data  # where scripts are off; else evolve.js
+        return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')
 
     def wanted():
         chosen = dataclasses.replace(config, **{name: knob.value for name, knob in made.items()})
