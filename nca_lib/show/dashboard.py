@@ -80,7 +80,7 @@ def evolution_dashboard(
 
     if is_static():
         content = "" if run is None else show(earlier, True) + losses({})
-        shown = still(content, knobs, "04_es_training").data  # where scripts are off; else evolve.js
+        shown = still(content, knobs, "04_es_training").data  # what those see who have no scripts
         return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')
 
     def wanted():
