@@ -15,11 +15,12 @@ pytestmark = pytest.mark.browser
 
 GENEROUS = 1_200_000  # milliseconds; only a failure takes as long
 WATCH = """
-    window.longest = window.shift = 0;
-    const watch = (type, see) =>
-        new PerformanceObserver((list) => list.getEntries().forEach(see)).observe({ type });
-    watch("longtask", ({ duration }) => (longest = Math.max(longest, duration)));
-    watch("layout-shift", ({ value, hadRecentInput }) => (shift += hadRecentInput ? 0 : value));
+    window.shift = 0;
+    new PerformanceObserver((list) => {
+        for (const { value, hadRecentInput } of list.getEntries()) {
+            shift += hadRecentInput ? 0 : value;
+        }
+    }).observe({ type: "layout-shift" });
 """
 GOAL = """() => {
     const canvas = document.querySelector(".evolve-goal");
@@ -137,7 +138,21 @@ def test_a_lizard_evolves(read):
     reader.button("Start").click()
     reader.wait_for_rollouts(60_000)
     assert reader.share() <= 0.25
-    assert reader.tab.evaluate("longest") <= 200
+
+
+def test_nothing_blocks_the_page(read, chromium):
+    """By the time that a task computes, not by the clock: others may keep the machine busy."""
+    chromium.start_tracing(categories=["toplevel"])
+    reader = read()
+    reader.button("Start").click()
+    reader.wait_for_rollouts(3_000)
+    reader.button("Play with it").click()
+    reader.tab.locator(".nca-player canvas").wait_for()
+    events = json.loads(chromium.stop_tracing())["traceEvents"]
+    named = [event for event in events if event["name"] == "thread_name"]
+    main = {(e["pid"], e["tid"]) for e in named if e["args"]["name"] == "CrRendererMain"}
+    tasks = [e.get("tdur", 0) / 1000 for e in events if (e["pid"], e["tid"]) in main]
+    assert len(tasks) > 100 and max(tasks) <= 200  # milliseconds
 
 
 def test_targets_are_those_of_the_library(read):
