@@ -139,7 +139,7 @@ def test_page_opens_without_network_or_barrier(tab, page, theme, width):
     assert found == {"broken": [], "formulas": [], "scrolling": [], "wide": []}
 
     # The live pages in every way they may look; the others, of which some take long, in two.
-    is_live = page in ("book/index.html", "book/playground.html")
+    is_live = page in ("book/index.html", "book/playground.html", "book/evolve.html")
     if is_live or (theme == "dark") == (width == 390):
         if tab.locator(".nca-player").count():
             tab.locator(".nca-player canvas").first.wait_for()

@@ -53,6 +53,7 @@ def test_every_page_that_is_built_has_its_policy(built):
         inline = {script.string for script in page.find_all("script", src=False)}
         assert len(policy.pop("script-src")) == 1 + len(inline)
         assert policy.pop("style-src") == ["'self'", "'unsafe-inline'"]
+        assert policy.pop("worker-src") == ["blob:"]
         has_base = path.name == "404.html" and repository
         assert policy["base-uri"] == ["'self'" if has_base else "'none'"]
         assert {x for sources in policy.values() for x in sources} <= {"'none'", "'self'", "data:"}
