@@ -140,7 +140,7 @@ var ES = (() => {
 
   function init(settings, weights = initialWeights(settings)) {
     const mean = Float64Array.from(weights);
-    const spread = settings.strategy === "whitened" ? Math.sqrt(1064 / mean.length) : 1;
+    const spread = settings.strategy === "whitened" ? Math.min(1, Math.sqrt(1064 / mean.length)) : 1;
     const layers = layersOf(settings);
     return {
       generation: 0,
