@@ -269,10 +269,10 @@
       }
       this.random = NCA.makeRandom(++this.resets); // the same luck for all that stand side by side
       this.count = this.due = this.pace = this.sinceCount = this.held = 0;
-      // Ages beyond half of those in training are where a pattern begins to lose its shape.
-      const { again } = this.options;
-      if (this.lasts) this.end = again ? this.panes[0].model.age / 2 : Infinity;
-      else this.end = this.steps;
+      // Old age is rare in training, and there a pattern begins to lose its shape.
+      const { age } = this.panes[0].model;
+      const late = this.options.again ? Math.min(age / 2, 16 * this.steps) : Infinity;
+      this.end = this.lasts ? late : this.steps;
       this.since = performance.now();
       this.refresh(message);
       this.schedule();
