@@ -24,15 +24,16 @@
       "This population is dead.",
       "Its members kill their own seed, and all that are dead score the same, that of an empty " +
         "grid. Nobody is better, so there is nothing to follow. The noise was too large, or the " +
-        "steps were: lower σ or the learning rate, then start anew.",
+        "steps were. Halve σ and start anew, once or twice, or lower the learning rate first.",
     ],
     exploded: [
       "This population has exploded.",
       "The numbers in its cells have grown beyond all bounds, so their scores are infinite, and " +
-        "nobody is better. The noise was too large, or the changes that a cell makes to itself: " +
-        "lower σ or the step size, then start anew.",
+        "nobody is better. The noise was too large, the learning rate, or the changes that a cell " +
+        "makes to itself: lower σ, the learning rate or the step size, then start anew.",
     ],
   };
+  const CAREFUL = 0.02; // σ for pictures of the reader's own: at the lizard's many of them die
   const MILESTONES = [
     [0.1, "a tenth"],
     [0.25, "a quarter"],
@@ -286,6 +287,9 @@
       this.source = source;
       this.forget();
       this.given = null;
+      const usual = [Evolution.DEFAULTS.std, CAREFUL];
+      if (!BUNDLED.includes(source)) usual.reverse();
+      if (this.settings.std === usual[1]) this.set({ std: usual[0] });
       this.rasterise();
       this.refresh(message);
     }
@@ -393,6 +397,12 @@
 
     toggle() {
       if (this.state === "running") return this.evolution.pause();
+      if (this.isLost) {
+        const std = Math.max(this.settings.std / 2, Evolution.LIMITS.std[0]);
+        this.forget();
+        this.given = null;
+        this.set({ std });
+      }
       this.attemptStart(() => this.evolution.run());
     }
 
@@ -489,6 +499,10 @@
       return this.evolution?.generation ? this.evolution.model() : this.given;
     }
 
+    get isLost() {
+      return this.state === "dead" || this.state === "exploded";
+    }
+
     say(message) {
       this.status.textContent = message;
     }
@@ -496,8 +510,8 @@
     /* Bring everything on the page in line; without a message, say what the state is. */
     refresh(message) {
       const { state } = this;
-      this.startButton.textContent =
-        state === "running" ? "Pause" : this.evolution?.generation ? "Go on" : "Start";
+      const again = this.isLost ? "Halve σ, start anew" : this.evolution?.generation ? "Go on" : "Start";
+      this.startButton.textContent = state === "running" ? "Pause" : again;
       this.root.dataset.state = state;
       const isNews = state !== this.shownState;
       this.shownState = state;
