@@ -29,7 +29,7 @@ var Evolution = (() => {
   ]);
   const DEAD = { std: 0.5 }; // noise so large that within a few generations nobody lives,
   const EXPLODED = { std: 2 }; // or that nobody stays finite
-  const BEYOND = 1000; // times the loss of an empty grid: from there no population comes back
+  const BEYOND = 1e8; // times the loss of an empty grid: from there no population comes back
   const PICTURES = 300; // milliseconds between two sets of pictures, at least
   const LIVES = 8; // over which the loss of the mean is averaged
   const SLICE = 8; // milliseconds that the page's own thread computes at a time
