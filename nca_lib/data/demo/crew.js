@@ -29,7 +29,6 @@ var Evolution = (() => {
   ]);
   const DEAD = { std: 0.5 }; // noise so large that within a few generations nobody lives,
   const EXPLODED = { std: 2 }; // or that nobody stays finite
-  const BEYOND = 1e8; // times the loss of an empty grid: from there no population comes back
   const PICTURES = 300; // milliseconds between two sets of pictures, at least
   const LIVES = 8; // over which the loss of the mean is averaged
   const SLICE = 8; // milliseconds that the page's own thread computes at a time
@@ -357,7 +356,7 @@ var Evolution = (() => {
   /* Most are not finite, or most score what an empty grid does; then there is nothing to rank. */
   function judge(fitness, empty) {
     const most = (is) => fitness.filter(is).length > fitness.length / 2;
-    if (most((f) => !(f < BEYOND * empty))) return "exploded";
+    if (most((f) => f === Infinity)) return "exploded";
     return most((f) => Math.abs(f - empty) <= 1e-5 * empty) ? "dead" : "";
   }
 

@@ -470,6 +470,8 @@
       const reached = MILESTONES.find(([limit]) => share <= limit);
       const isNews = report.measured && reached && reached[0] < this.milestone;
       if (isNews) this.milestone = reached[0];
+      if (report.measured && share > 1000)
+        this.say("Far beyond an empty grid: the steps are too large. Lower the learning rate, start anew.");
       if (report.generation === 1) this.refresh();
       this.showFigures();
       if (isNews)
