@@ -11,7 +11,7 @@ from nca_lib.lab.config import Config
 from nca_lib.lab.task import Task
 from nca_lib.loss import mse
 from nca_lib.model import Array
-from nca_lib.rollout import disc, grow, half
+from nca_lib.rollout import disc, half
 
 
 def wounds(config: Config) -> dict[str, Bool[Array, "H W"]]:
@@ -44,7 +44,7 @@ def recover(
 
     def live(key):
         key_grow, key_after = jax.random.split(key)
-        state = grow(model, task.start, task.fires(key_grow), reach=0)
+        loss, state = task.judge(params, task.start, task.fires(key_grow), reach=0)
         state = state if wound is None else jnp.where(wound[..., None], 0.0, state)
 
         def step(state, fire):
@@ -52,7 +52,7 @@ def recover(
             return state, mse(state, target)
 
         after = jax.lax.scan(step, state, task.fires(key_after, num_steps))[1]
-        return task.loss(params, key_grow), after
+        return loss, after
 
     grown, after = jax.lax.map(live, keys)
     return after / grown.mean()

@@ -1,7 +1,7 @@
 """The one loop: generations from one point of the history to the next (chapter 4).
 
-The command line, the dashboard, the duel and the surrogates all iterate `run`; to stop is to stop
-iterating.
+The command line, the dashboard, the duel, the study and the surrogates all iterate `run`; to stop
+is to stop iterating.
 """
 
 import math

@@ -295,8 +295,7 @@ var Evolution = (() => {
     /* One generation by all hands: its report, and whether it has died or exploded. */
     async ask() {
       const start = performance.now();
-      const { settings, generation } = this;
-      const { changed } = this;
+      const { settings, generation, changed } = this;
       this.changed = false;
       if (changed) await this.all("change", settings);
       const measures = generation < 10 || generation % 10 === 0;

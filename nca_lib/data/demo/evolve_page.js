@@ -286,7 +286,6 @@
     choose(source, message = `${source.emoji || source.title} is the target. Press Start.`) {
       this.source = source;
       this.forget();
-      this.given = null;
       const usual = [Evolution.DEFAULTS.std, CAREFUL];
       if (!BUNDLED.includes(source)) usual.reverse();
       if (this.settings.std === usual[1]) this.set({ std: usual[0] });
@@ -388,10 +387,10 @@
       this.milestone = 1;
     }
 
-    /* End what evolves, if anything does. */
+    /* End what evolves or was brought, if anything is there. */
     forget() {
       this.evolution?.stop();
-      this.evolution = this.report = null;
+      this.evolution = this.report = this.given = null;
       this.isAsleep = false;
     }
 
@@ -400,7 +399,6 @@
       if (this.isLost) {
         const std = Math.max(this.settings.std / 2, Evolution.LIMITS.std[0]);
         this.forget();
-        this.given = null;
         this.set({ std });
       }
       this.attemptStart(() => this.evolution.run());
@@ -412,7 +410,6 @@
 
     startAnew() {
       this.forget();
-      this.given = null;
       this.toggle();
     }
 
