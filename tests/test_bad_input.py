@@ -294,7 +294,6 @@ def only_checked(monkeypatch):
 
     monkeypatch.setattr(nca_lib.train, "train", prepare)
     monkeypatch.setattr(benchmark, "_warm_up", lambda config, only: ({}, {}, {}))
-    monkeypatch.setattr(benchmark, "matmul_flops_per_second", lambda config: 1.0)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,6 @@ default on the notebook's grid: 48 x 48 cells, 90 steps, 16 channels, 128 hidden
   Both leave out what the growing seed cannot have reached yet.
 - `plain`: straightforward JAX, a convolution and two matrix products under `vmap`.
 - `reference`: the same calls of CAX, flax and evosax as the notebook; skipped without CAX 0.3.
-
-FLOPs are those of the two dense layers on the cells computed, 2 (3C hidden + hidden C) each.
-Perception, masks and random numbers are left out of the count, though not out of the time.
 """
 
 import argparse
@@ -22,6 +19,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import resource
 import statistics
 import sys
 import time
@@ -34,13 +32,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
-from nca_lib.evolution import AXIS, population_mesh
-from nca_lib.lab import machine
 from nca_lib.lab.checkpoint import write_atomic
 from nca_lib.lab.config import PRESETS, Config
-from nca_lib.lab.machine import describe_device, free_memory, use_cores
+from nca_lib.lab.machine import (
+    describe_device,
+    free_memory,
+    memory_needed,
+    use_cores,
+    versions,
+)
 from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
 from nca_lib.model import KERNELS, seed_state
 from nca_lib.rollout import stages
@@ -68,10 +69,9 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
 
     Returns:
         What `--json` writes, by name. `settings`, `device`, `versions`, `skipped` (name -> reason),
-        `flops_per_cell`, `matmul_gflops` (the machine's own rate), and by implementation `seconds`
-        (all of them), `rollouts_per_second` (of the median), `cell_updates_per_second`, `gflops`,
-        `fraction_of_matmul`, `peak_memory_bytes` (of the process so far, compilation included),
-        `ratio_to_reference` (empty without the reference).
+        and by implementation `seconds` (all of them), `rollouts_per_second` (of the median),
+        `cell_updates_per_second`, `peak_memory_bytes` (of the process so far, compilation
+        included), `ratio_to_reference` (empty without the reference).
 
     Raises:
         ValueError: a configuration that cannot run or needs more memory than is free, repeats not
@@ -82,8 +82,12 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
     if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
         raise ValueError(f"only must name some of {NAMES}, got {only!r}")
-    needed, free = _memory_side_by_side(config, only), free_memory()
-    free *= jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    needed = memory_needed(config, 1 if {*only} <= {*NAMES[:2]} else config.population)
+    if "reference" in only:  # every state of every member
+        side = config.size + 2 * config.padding
+        states = config.population * config.num_steps * side**2 * config.channels
+        needed = max(needed, 4 * states)
+    free = free_memory() * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
     if needed > free:
         raise ValueError(
             f"a population of {config.population} needs about {needed / 1e9:.2g} GB side by side, "
@@ -98,14 +102,13 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
             state = jax.block_until_ready(generation(state, key))
             seconds[name].append(time.perf_counter() - clock)
             running[name] = generation, state
-    versions = machine.versions()
-    if "reference" in running:
-        versions["cax"] = importlib.metadata.version("cax")
     settings = dataclasses.asdict(config) | {"repeats": repeats}
     del settings["mask"]  # not one, but each implementation's own
-    report = {"settings": settings, "versions": versions}
+    report = {"settings": settings, "versions": versions()}
+    if "reference" in running:
+        report["versions"]["cax"] = importlib.metadata.version("cax")
     report |= {"device": describe_device(), "skipped": skipped, "peak_memory_bytes": peaks}
-    return report | rates(config, seconds, matmul_flops_per_second(config))
+    return report | rates(config, seconds)
 
 
 def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
@@ -138,47 +141,23 @@ def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str],
     return running, skipped, peaks
 
 
-def _memory_side_by_side(config: Config, only: Sequence[str]) -> int:
-    """Estimate what the least thrifty implementation holds at once.
-
-    Args:
-        config: the experiment.
-        only: implementations, of `NAMES`.
-
-    Returns:
-        Bytes.
-    """
-    needed = machine.memory_needed(config, 1 if {*only} <= {*NAMES[:2]} else config.population)
-    if "reference" in only:  # every state of every member
-        side = config.size + 2 * config.padding
-        states = config.population * config.num_steps * side**2 * config.channels
-        needed = max(needed, 4 * states)
-    return needed
-
-
-def rates(config: Config, seconds: dict[str, list[float]], matmul: float) -> dict:
+def rates(config: Config, seconds: dict[str, list[float]]) -> dict:
     """Turn seconds per generation into the rates that `benchmark` reports.
 
     Args:
         config: what was timed.
         seconds: timed generations by implementation.
-        matmul: the machine's own rate, in FLOP/s.
 
     Returns:
         Part of what `benchmark` returns.
     """
     rollouts = {name: config.population / statistics.median(s) for name, s in seconds.items()}
     cells = {name: rate * cells_computed(name, config) for name, rate in rollouts.items()}
-    flops = {name: rate * flops_per_cell(config) for name, rate in cells.items()}
     reference = rollouts.get("reference")
     return {
         "seconds": seconds,
         "rollouts_per_second": rollouts,
         "cell_updates_per_second": cells,
-        "flops_per_cell": flops_per_cell(config),
-        "matmul_gflops": matmul / 1e9,
-        "gflops": {name: rate / 1e9 for name, rate in flops.items()},
-        "fraction_of_matmul": {name: rate / matmul for name, rate in flops.items()},
         "ratio_to_reference": {n: r / reference for n, r in rollouts.items()} if reference else {},
     }
 
@@ -203,14 +182,6 @@ def cells_computed(name: str, config: Config) -> int:
     return cells // 2 if name == "ours" else cells
 
 
-def flops_per_cell(config: Config) -> int:
-    """Count the multiplications and additions of the two dense layers, 3C -> hidden -> C.
-
-    Explained in appendix A1, "Count first".
-    """
-    return 2 * (3 * config.channels * config.hidden + config.hidden * config.channels)
-
-
 def peak_memory() -> int:
     """Peak memory so far, in bytes: of the accelerator if there is one, else of this process."""
     if stats := jax.local_devices()[0].memory_stats():
@@ -219,53 +190,7 @@ def peak_memory() -> int:
     if status.exists():  # Linux: getrusage there may tell the peak of the parent process instead
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
-    import resource  # not on every system
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def matmul_flops_per_second(config: Config, repeats: int = 3) -> float:
-    """Measure how fast this machine multiplies matrices of the network's own shapes.
-
-    The two dense layers of a generation, and nothing else: half of a whole grid's cells times the
-    weights of a member, one member after another on a CPU, side by side elsewhere. All
-    devices work at once, each on its share of the population.
-
-    Explained in appendix A1, "Where the time goes".
-
-    Args:
-        config: gives the shapes.
-        repeats: generations measured after a first; the fastest counts.
-
-    Returns:
-        FLOP/s over all devices.
-    """
-    rows, wide = (config.size + 2 * config.padding) ** 2 // 2, 3 * config.channels
-    visit = jax.lax.map if jax.default_backend() == "cpu" else lambda f, xs: jax.vmap(f)(xs)
-
-    def multiply(perceptions, weights):
-        def step(number, _):
-            perception = perceptions[number % 2]  # alternates, lest one product be reused
-            return visit(lambda pair: perception @ pair[0] @ pair[1], weights)
-
-        result = jnp.zeros((len(weights[0]), rows, config.channels), jnp.float32)
-        return jax.lax.fori_loop(0, config.num_steps, step, result)
-
-    specs = {"in_specs": (PartitionSpec(), PartitionSpec(AXIS)), "out_specs": PartitionSpec(AXIS)}
-    mesh = population_mesh(config.population)
-    multiply = jax.jit(jax.shard_map(multiply, mesh=mesh, check_vma=False, **specs))
-    shapes = [(2, rows, wide), (config.population, wide, config.hidden)]
-    shapes += [(config.population, config.hidden, config.channels)]
-    # Random numbers: a GPU draws less power, and so runs faster, on constant ones.
-    seen, *layers = [jax.random.normal(jax.random.key(0), n, jnp.float32) for n in shapes]
-    seconds = []
-    for _ in range(1 + repeats):
-        clock = time.perf_counter()
-        jax.block_until_ready(multiply(seen, layers))
-        seconds.append(time.perf_counter() - clock)
-    cells = config.population * config.num_steps * rows
-    return cells * flops_per_cell(config) / min(seconds[1:])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS
 
 
 def make_ours(task: Task) -> tuple[Generation, Any]:
@@ -460,18 +385,13 @@ def table(report: dict) -> str:
         "{population} rollouts of {num_steps} steps, {channels} channels, hidden {hidden}, on "
         "{0} x {0} cells; median of {repeats}".format(side, **settings),
         f"{report['device']}; " + ", ".join(map(" ".join, report["versions"].items())),
-        f"the network's matrix products alone: {report['matmul_gflops']:.1f} GFLOP/s",
-        "FLOPs count these products on the cells computed, and leave out perception",
         "",
-        "                rollouts/s  Mcells/s  GFLOP/s  of matmul  peak MB  x reference",
+        "                rollouts/s  Mcells/s  peak MB  x reference",
     ]
     for name, rollouts in report["rollouts_per_second"].items():
-        cells, gflops = report["cell_updates_per_second"][name] / 1e6, report["gflops"][name]
-        part, peak = report["fraction_of_matmul"][name], report["peak_memory_bytes"][name] / 1e6
+        cells, peak = report["cell_updates_per_second"][name], report["peak_memory_bytes"][name]
         ratio = f"{ratios[name]:13.2f}" if ratios else ""
-        lines.append(
-            f"{name:16}{rollouts:10.1f}{cells:10.2f}{gflops:9.2f}{part:11.1%}{peak:9.0f}{ratio}"
-        )
+        lines.append(f"{name:16}{rollouts:10.1f}{cells / 1e6:10.2f}{peak / 1e6:9.0f}{ratio}")
     return "\n".join(lines + [f"{name}: skipped, {why}" for name, why in report["skipped"].items()])
 
 
