@@ -2,8 +2,7 @@
 
 import base64
 import html
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.scale import LogScale, register_scale
 from numpy.typing import ArrayLike
 
-from nca_lib.lab.images import as_pixels, as_state, check, check_count, encode
+from nca_lib.lab.images import as_pixels, check, encode
 
 # The colours of Okabe and Ito (2008), told apart by readers with any common colour blindness.
 # Their orange, sky blue and yellow are left out: on white they fall short of the contrast of 3:1
@@ -61,15 +60,12 @@ def show_images(
     images = [as_pixels(image, 3) for image in images]
     count = len(images)
     check(count, "number of images", count, "at least 1")
-    check_count("height", height)
     if isinstance(alt, str):
         _check_alt(alt)
         alt = [alt] if count == 1 else [f"{alt} ({i} of {count})" for i in range(1, count + 1)]
     titles = [""] * count if titles is None else titles
     for name, texts in (("alt", alt), ("titles", titles)):
-        fine = isinstance(texts, Collection) and len(texts) == count
-        fine = fine and all(isinstance(text, str) for text in texts)
-        check(fine, name, texts, f"one text for each of {count} images")
+        check(np.shape(texts) == (count,), name, texts, f"one text for each of {count} images")
     figures = ""
     for image, text, title in zip(images, alt, titles, strict=True):
         width = round(height * image.shape[1] / image.shape[0])
@@ -107,10 +103,9 @@ def show_clip(
         HTML with the clip inside, to be the last value of a notebook cell.
 
     Raises:
-        ValueError: no frames, an empty `alt`, or a number out of range.
+        ValueError: no frames, an empty `alt`, or fps or hold out of range.
     """
     frames = as_pixels(frames, 4)
-    check_count("zoom", zoom)
     picture = _data_uri(frames[still][None], "PNG")
     moving = _data_uri(frames, "WEBP", fps, hold)
     size = (frames.shape[2] * zoom, frames.shape[1] * zoom)
@@ -157,14 +152,15 @@ def plot_losses(
     Args:
         histories: for each curve its name and its columns, as a history file has them.
         x: the column to lay along the horizontal axis, such as `rollouts` or `generation`.
-        y: the column to draw; values that are not finite and positive leave a gap.
+        y: the column to draw; what is not finite and positive leaves a gap.
         levels: losses to compare with, each a dotted horizontal line.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: no history, a missing column, columns of unequal length, or nothing to draw.
+        ValueError: no history, or columns of unequal length.
+        KeyError: a missing column.
 
     Example:
         >>> history = {"rollouts": [64, 128, 192], "loss": [0.05, 0.03, 0.02]}
@@ -172,56 +168,18 @@ def plot_losses(
     """
     fine = isinstance(histories, Mapping) and histories
     check(fine, "histories", histories, "at least one, by name")
-    curves = {name: _curve(name, history, x, y) for name, history in histories.items()}
     with plt.style.context(STYLE):
         figure = Figure()
         axes = figure.subplots()
-        for name, (across, loss) in curves.items():
-            axes.plot(across, loss, label=name)
+        for name, history in histories.items():
+            loss = np.asarray(history[y], np.float64)
+            axes.plot(history[x], np.where((loss > 0) & (loss < np.inf), loss, np.nan), label=name)
         for name, value in (levels or {}).items():
             axes.axhline(value, color="#666666", linewidth=1.2, linestyle=":", label=name)
         axes.set(xlabel=x, ylabel=y, yscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)  # room for numbers in the millions
         axes.legend()
-    return figure
-
-
-def plot_channels(state: ArrayLike, limit: float | None = None) -> Figure:
-    """Draw each channel of one state as a small image, on one diverging scale around 0.
-
-    Explained in chapter 5, "Below the surface".
-
-    Args:
-        state: `(H, W, C)` with C >= 4, hidden channels first, RGBA last. Values that are not
-            finite are drawn grey.
-        limit: the value at the ends of the colour scale; by default the largest magnitude.
-
-    Returns:
-        The figure, closed, so that it appears once, where it is the last value of a cell.
-
-    Raises:
-        ValueError: the state has the wrong shape, or `limit` is not positive.
-    """
-    state = as_state(state)
-    check(state.ndim == 3, "state shape", state.shape, "one state (H, W, C)")
-    # In double precision, where the width of the scale is finite even around float32's largest.
-    state = np.where(np.isfinite(state), state, np.nan).astype(np.float64)
-    if limit is None:
-        limit = np.abs(np.nan_to_num(state)).max() or 1.0
-    check(0 < limit < math.inf, "limit", limit, "a finite number above 0")
-    names = [f"hidden {i}" for i in range(state.shape[-1] - 4)] + ["R", "G", "B", "alpha"]
-    rows = math.ceil(len(names) / 4)
-    colours = plt.get_cmap("PuOr").with_extremes(bad="#808080")
-    with plt.style.context(STYLE):
-        figure, grid = plt.subplots(rows, 4, figsize=(6.0, 0.4 + 1.5 * rows), squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-            image = axes.imshow(state[..., i], cmap=colours, vmin=-limit, vmax=limit)
-            axes.set_title(name, fontsize="small")
-        figure.colorbar(image, ax=grid, location="bottom", shrink=0.6, aspect=30)
-        plt.close(figure)
     return figure
 
 
@@ -263,18 +221,3 @@ class _PlainLogScale(LogScale):
     def set_default_locators_and_formatters(self, axis: Axis) -> None:
         super().set_default_locators_and_formatters(axis)
         axis.set_major_formatter(_plain_number)
-
-
-def _curve(name: str, history: Mapping[str, ArrayLike], x: str, y: str) -> np.ndarray:
-    try:
-        across, loss = np.asarray([history[x], history[y]], np.float64)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # no such column, not numbers, unequal lengths
-        expected = f"two columns of numbers of one length, {x!r} and {y!r}"
-        raise ValueError(f"history {name!r} cannot be drawn, expected {expected}") from error
-    drawable = np.isfinite(loss) & (loss > 0)
-    check(drawable.any(), f"{y!r} of history {name!r}", loss, "a finite positive number in it")
-    return np.stack([across, np.where(drawable, loss, np.nan)])
