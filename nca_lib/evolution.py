@@ -169,6 +169,7 @@ def pgpe(
     std: float,
     learning_rate: Callable[[int], float],
     std_rate: float = 0.1,
+    whitens: bool = False,
 ) -> Strategy:
     """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own.
 
@@ -187,20 +188,19 @@ def pgpe(
             learning_rate * sigma * (sum of rank * noise) / N, about 0.04 * learning_rate * sigma
             for N = 64 before momentum.
         std_rate: how fast the sigmas are learned.
+        whitens: see `whitened`.
 
     Returns:
         The strategy. It minimises.
     """
-    descent = optax.sgd(learning_rate, momentum=0.9)
-    return Strategy(*_pgpe(params, population, std, descent, std_rate))
-
-
-def _pgpe(params, population, std, optimizer, std_rate):
-    """Set up evosax's PGPE: the algorithm, and its settings."""
     from evosax.algorithms import PGPE
 
-    algorithm = PGPE(population, params, optimizer=optimizer, metrics_fn=summarise)
-    return algorithm, algorithm.default_params.replace(std_init=std, std_lr=std_rate)
+    descent = optax.sgd(learning_rate, momentum=0.9)
+    if whitens:
+        descent = optax.chain(to_weights(params), descent)
+    algorithm = PGPE(population, params, optimizer=descent, metrics_fn=summarise)
+    settings = algorithm.default_params.replace(std_init=std, std_lr=std_rate)
+    return Strategy(algorithm, settings, whitens)
 
 
 LOOK = 50  # generations between two looks at what the cells see
@@ -218,13 +218,7 @@ class Whitening(NamedTuple):
     outputs: dict[str, jax.Array]  #: from `mix`
 
 
-def whitened(
-    params: Any,
-    population: int,
-    std: float,
-    learning_rate: Callable[[int], float],
-    std_rate: float = 0.1,
-) -> Strategy:
+def whitened(*settings: Any, **options: Any) -> Strategy:
     """Set up PGPE with noise that is white in what the layers compute, not in the weights.
 
     Much of what a cell sees is alike. Equal noise on all weights is then most unequal noise on what
@@ -232,20 +226,11 @@ def whitened(
     the inverse root of the second moment of its inputs, and through a mixing of its outputs that is
     learned. What PGPE calls weights, and learns sigmas of, are the coordinates before that.
 
-    Explained in chapter 4, "Noise that the cells shape".
-
-    Args:
-        params: pytree of float32 arrays, the weights of an `NCA`.
-        population: N, even: members i and i + N / 2 are mirror images.
-        std: noise scale sigma that all coordinates start with; on average that of the weights.
-        learning_rate: see `pgpe`.
-        std_rate: how fast the sigmas are learned.
-
-    Returns:
-        The strategy. It minimises, and wants a `look` of `make_evolve`.
+    It takes what `pgpe` takes, the params being those of an `NCA`; sigma at the start is on average
+    that of the weights. It wants a `look` of `make_evolve`. Explained in chapter 4, "Noise that the
+    cells shape".
     """
-    descent = optax.chain(to_weights(params), optax.sgd(learning_rate, momentum=0.9))
-    return Strategy(*_pgpe(params, population, std, descent, std_rate), whitens=True)
+    return pgpe(*settings, **options, whitens=True)
 
 
 def to_weights(params: Any) -> optax.GradientTransformation:
@@ -424,13 +409,11 @@ def make_evolve(
         state = strategy.look(state, lambda mean: look(mean, shared))
         population, state = narrow(algorithm.ask(key_ask, state, params))
         weights = strategy.members(state)
-        fitness = evaluate_share(
-            lambda asked, shared: fitness_fn(weights(asked), shared),
-            population,
-            shared,
-            size,
-            chunk,
-        )
+
+        def score(asked, shared):
+            return fitness_fn(weights(asked), shared)
+
+        fitness = evaluate_share(score, population, shared, size, chunk)
         fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)  # -inf would be the best
         return strategy.tell(key_tell, population, fitness, state)
 

@@ -72,18 +72,3 @@ def window_loss(
 
     state, total = grow_and_measure(model, state, fires[start:], penalised, reach)
     return total / window, state
-
-
-def growth_loss(
-    model: NCA,
-    state: State,
-    fires: Fires,
-    target: Float[Array, "H W 4"],
-    window: int,
-    reach: int | None = None,
-) -> tuple[Float[Array, ""], State]:
-    """Grow towards a target: `window_loss` of the mean squared error.
-
-    Explained in chapter 3, "A window in time".
-    """
-    return window_loss(model, state, fires, lambda state: mse(state, target), window, reach)

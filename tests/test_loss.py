@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_model import random_model
 
-from nca_lib.loss import empty_loss, growth_loss, mse, overflow_loss
+from nca_lib.loss import empty_loss, mse, overflow_loss, window_loss
 from nca_lib.model import seed_state
 from nca_lib.rollout import fire_schedule, record
 
@@ -14,6 +14,10 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 T, H, W, C = 9, 8, 8, 6
 TARGET = jax.random.uniform(jax.random.key(5), (H, W, 4))
+
+
+def error(state):
+    return mse(state, TARGET)
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_the_window_is_the_last_steps_in_time(grown, window):
     model, fires, states = grown
     losses = np.asarray(mse(states, TARGET))
     assert len(np.unique(losses)) > window  # else the choice of steps could not be seen
-    loss, state = growth_loss(model, seed_state(H, W, C), fires, TARGET, window)
+    loss, state = window_loss(model, seed_state(H, W, C), fires, error, window)
     np.testing.assert_allclose(loss, losses[-window:].mean(), rtol=1e-5)
     np.testing.assert_allclose(state, states[-1], atol=1e-6)
 
@@ -46,9 +50,9 @@ def test_the_window_does_not_select_members_of_a_batch(grown):
     """The reference's `state[-32:]` on (batch, time, ...) cuts the batch and keeps all steps."""
     model, fires, states = grown
     slipped = mse(states[None, 1:][-3:], TARGET).mean()
-    loss, _ = growth_loss(model, seed_state(H, W, C), fires, TARGET, 3)
+    loss, _ = window_loss(model, seed_state(H, W, C), fires, error, 3)
     assert abs(float(slipped) - float(loss)) > 1e-3
-    whole, _ = growth_loss(model, seed_state(H, W, C), fires, TARGET, T)
+    whole, _ = window_loss(model, seed_state(H, W, C), fires, error, T)
     np.testing.assert_allclose(whole, slipped, rtol=1e-5)
 
 
@@ -56,7 +60,7 @@ def test_windows_and_targets_that_do_not_fit_are_refused(grown):
     model, fires, _ = grown
     for window in (0, -1, T + 1):
         with pytest.raises(ValueError, match=f"window must be 1 to {T} .* got {window}"):
-            growth_loss(model, seed_state(H, W, C), fires, TARGET, window)
+            window_loss(model, seed_state(H, W, C), fires, error, window)
     for shape in ((4,), (H, W, 3), (H, W + 1, 4)):
         with pytest.raises(ValueError, match=r"target must be \(8, 8, 4\), got"):
             mse(jnp.zeros((H, W, C)), jnp.zeros(shape))

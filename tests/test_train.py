@@ -26,7 +26,7 @@ from nca_lib.lab.loop import _check_alive, log_points, train
 from nca_lib.lab.machine import describe_device, describe_machine, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, load_run
 from nca_lib.lab.task import make_strategy, make_task
-from nca_lib.loss import growth_loss, mse, overflow_loss
+from nca_lib.loss import mse, overflow_loss
 from nca_lib.rollout import record
 from nca_lib.train import main
 
@@ -378,7 +378,7 @@ def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished)
     states = record(model, *luck)[-TINY.window :]
     expected = (mse(states, jax.numpy.asarray(task.target)) + 0.1 * overflow_loss(states)).mean()
     np.testing.assert_allclose(task.fitness(params, luck), expected, rtol=1e-5)
-    assert expected > growth_loss(model, *luck, task.target, TINY.window)[0]
+    assert expected > task.judge(params, *luck)[0]
 
 
 def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
