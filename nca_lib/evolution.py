@@ -188,7 +188,9 @@ def pgpe(
             learning_rate * sigma * (sum of rank * noise) / N, about 0.04 * learning_rate * sigma
             for N = 64 before momentum.
         std_rate: how fast the sigmas are learned.
-        whitens: see `whitened`.
+        whitens: whether noise is drawn in coordinates in which it is white in what the layers
+            compute, see `Whitening`. The params are then those of an `NCA`, sigma is at the start
+            on average that of the weights, and `make_evolve` wants a look.
 
     Returns:
         The strategy. It minimises.
@@ -211,32 +213,22 @@ MIX_RATE = 0.3  # of what is learned about the outputs
 class Whitening(NamedTuple):
     """What shapes the noise of each layer, by its name: inputs @ Z @ outputs.
 
-    Z has a row for each input of the layer, the bias last, and a column for each output.
+    Z has a row for each input of the layer, the bias last, and a column for each output. Much of
+    what a cell sees is alike. Equal noise on all weights is then most unequal noise on what a layer
+    computes, and the search crawls where there is little. So a layer's noise passes through the
+    inverse root of the second moment of its inputs, and through a mixing of its outputs that is
+    learned. What PGPE calls weights, and learns sigmas of, are the coordinates before that.
+    Explained in chapter 4, "Noise that the cells shape".
     """
 
     inputs: dict[str, jax.Array]  #: from `whitener`
     outputs: dict[str, jax.Array]  #: from `mix`
 
 
-def whitened(*settings: Any, **options: Any) -> Strategy:
-    """Set up PGPE with noise that is white in what the layers compute, not in the weights.
-
-    Much of what a cell sees is alike. Equal noise on all weights is then most unequal noise on what
-    a layer computes, and the search crawls where there is little. So a layer's noise passes through
-    the inverse root of the second moment of its inputs, and through a mixing of its outputs that is
-    learned. What PGPE calls weights, and learns sigmas of, are the coordinates before that.
-
-    It takes what `pgpe` takes, the params being those of an `NCA`; sigma at the start is on average
-    that of the weights. It wants a `look` of `make_evolve`. Explained in chapter 4, "Noise that the
-    cells shape".
-    """
-    return pgpe(*settings, **options, whitens=True)
-
-
 def to_weights(params: Any) -> optax.GradientTransformation:
     """Take steps in whitened coordinates to steps of the weights; the state is the `Whitening`.
 
-    It stands first in the optimizer of `whitened`. At first nothing is whitened.
+    It stands first in the optimizer of a `pgpe` that whitens. At first nothing is whitened.
     """
     unravel = ravel_pytree(params)[1]
 
@@ -382,7 +374,7 @@ def make_evolve(
             speed and memory, and results by rounding only.
         prepare: (mean, key) -> shared, done once a generation on every device alike: what all its
             members share, such as a state that the mean has grown. Default: the key itself.
-        look: (mean, shared) -> see `second_moments`; for `whitened`, which needs it.
+        look: (mean, shared) -> see `second_moments`; for a strategy that whitens, which needs it.
 
     Returns:
         `evolve(state, key, start, count) -> (state, metrics)`. It runs generations start to

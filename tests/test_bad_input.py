@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import math
 import os
 import random
 import re
@@ -25,7 +24,7 @@ import numpy as np
 import pytest
 from faults import mutate, rezipped
 from flax import nnx
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -101,8 +100,6 @@ def test_sizes_that_no_grid_has_are_refused(size, first):
         model.seed_state(*sizes, 4)
     with refuses(size):
         rollout.fire_schedule(jax.random.key(0), 1, *sizes)
-    with refuses():
-        images.checkerboard(*sizes)
 
 
 @given(NOT_COUNTS, st.sampled_from(["channels", "hidden", "precision"]))
@@ -266,7 +263,7 @@ def test_configurations_fit_in_memory_or_are_refused(preset, fields):
         return
     side, C = config.size + 2 * config.padding, config.channels
     assert 4 * side**2 * C <= 2**30 and 4 * 4 * C * config.hidden <= 2**30
-    assert (config.num_steps + 1) * side**2 * 3 * 36 <= images.MAX_PIXELS  # the final clip
+    assert (config.num_steps + 1) * side**2 * 3 * 36 <= 2**30  # the final clip
     assert machine.memory_needed(config, 1) > 0
 
 
@@ -338,7 +335,6 @@ def test_what_is_no_picture_is_refused(state):
     for call in (
         images.to_rgb,
         images.to_rgba,
-        figures.plot_channels,
         widgets.perception_explorer,
         lambda x: images.upscale(x, 2),
         images.contact_sheet,
@@ -352,42 +348,22 @@ def test_what_is_no_picture_is_refused(state):
 
 
 NOT_TEXTS = st.sampled_from(["", "  ", None, 5, [], ["a", "b"], [5], [""]])
-NOT_PATHS = NOT_NUMBERS | st.sampled_from(["x.jpg", "png", "x.webp.exe", 5])
-NOT_COLOURS = NOT_PICTURES | st.sampled_from([(2.0, 0.0, 0.0), (math.nan,) * 3, "red"])
 
 
-@given(NOT_PATHS, NOT_TEXTS, NOT_COUNTS, NOT_COLOURS)
-def test_pictures_that_cannot_be_are_refused(path, alt, count, colour):
-    pixels, few = np.zeros((2, 2, 2, 3), np.uint8), 0 if isinstance(count, int | float) else count
+@given(st.sampled_from(["", "x.jpg", "png", "x.webp.exe"]), NOT_TEXTS, NOT_NUMBERS | st.just(0))
+def test_pictures_that_cannot_be_are_refused(path, alt, few):
+    pixels = np.zeros((2, 2, 2, 3), np.uint8)
     for name, call, *arguments in (
         ("path", images.save_png, path, pixels[0]),
         ("path", images.save_clip, path, pixels),
         ("fps", images.save_clip, "x.webp", pixels, few),
         ("hold", images.save_clip, "x.webp", pixels, 20, few or -1),
-        ("zoom|bytes", images.upscale, pixels, count),
-        ("columns|bytes", images.contact_sheet, pixels, -1 if count is None else count),
-        ("gap|bytes", images.contact_sheet, pixels, 2, count or -1),
         ("alt|titles", figures.show_images, pixels[:1], alt),
-        ("height", figures.show_images, pixels, "alt", None, few),
         ("alt", figures.show_clip, pixels, alt),
-        ("zoom", figures.show_clip, pixels, "alt", "", 20, 1, few),
+        ("histories", figures.plot_losses, alt),
     ):
         with refuses(name=name):
             call(*arguments)
-    assume(getattr(colour, "shape", None) not in ((3,), (2, 2, 3)))  # black is a colour
-    with refuses():
-        images.to_rgb(np.zeros((2, 2, 4)), colour)
-
-
-COLUMNS = NOT_NUMBERS | st.sampled_from([{"rollouts": [1, 2], "loss": [-1.0, math.nan]}])
-COLUMNS |= st.fixed_dictionaries({"rollouts": NOT_NUMBERS, "loss": NOT_NUMBERS})
-
-
-@given(NOT_NUMBERS | st.dictionaries(st.text(max_size=2), COLUMNS, max_size=2))
-@example({"a": {"rollouts": [1, 2], "loss": [1.0]}})
-def test_histories_that_cannot_be_drawn_are_refused(histories):
-    with refuses():
-        figures.plot_losses(histories)
 
 
 @given(ANYTHING.filter(bool))

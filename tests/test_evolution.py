@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import Mesh
 
 from nca_lib import evolution, train
-from nca_lib.evolution import make_evolve, open_es, pgpe, whitened
+from nca_lib.evolution import make_evolve, open_es, pgpe
 from nca_lib.lab import checkpoint
 from nca_lib.lab.machine import use_cores
 from nca_lib.lab.task import initial_weights, make_task, make_trainer
@@ -147,8 +147,8 @@ def test_with_identity_whiteners_it_is_evosaxs_pgpe(grown, monkeypatch):
     task, params = grown
     nothing = task.look(params, (jnp.zeros_like(task.start), task.fires(jax.random.key(0))))
     states = []
-    for make in (pgpe, whitened):
-        strategy = make(params, 8, 0.03, constant(0.5), 0.3)
+    for whitens in (False, True):
+        strategy = pgpe(params, 8, 0.03, constant(0.5), 0.3, whitens)
         evolve = make_evolve(strategy, task.fitness, 1, task.prepare, lambda mean, luck: nothing)
         state = strategy.init(jax.random.key(0), params)
         states.append(evolve(state, jax.random.key(1), 0, 10)[0])
@@ -178,7 +178,7 @@ def test_members_lie_around_the_mean_as_whitening_says(grown):
 
 def test_std_is_that_of_the_members_weights(grown):
     task, params = grown
-    strategy = whitened(params, 4_000, 0.03, constant(0.5))
+    strategy = pgpe(params, 4_000, 0.03, constant(0.5), whitens=True)
     state = strategy.init(jax.random.key(0), params)
     luck = task.prepare(params, jax.random.key(1))
     state = strategy.look(state, lambda mean: task.look(mean, luck))
@@ -249,7 +249,7 @@ def test_every_task_takes_ten_generations(changes):
 
 
 def test_a_strategy_that_whitens_must_look(grown):
-    strategy = whitened(grown[1], 8, 0.03, constant(0.5))
+    strategy = pgpe(grown[1], 8, 0.03, constant(0.5), whitens=True)
     with pytest.raises(ValueError, match="needs a look"):
         make_evolve(strategy, grown[0].fitness)
 

@@ -35,13 +35,7 @@ from flax import nnx
 
 from nca_lib.lab.checkpoint import write_atomic
 from nca_lib.lab.config import PRESETS, Config
-from nca_lib.lab.machine import (
-    describe_device,
-    free_memory,
-    memory_needed,
-    use_cores,
-    versions,
-)
+from nca_lib.lab.machine import describe_device, free_memory, memory_needed, use_cores, versions
 from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
 from nca_lib.model import KERNELS, seed_state
 from nca_lib.rollout import stages

@@ -30,7 +30,7 @@ VERSION = 2  # since 2 the dictionary tells the target and the devices; 1 is rea
 MAX_BYTES = 2**30  # of a file, and of what it unpacks to
 
 
-def tell(words: str, file: TextIO | None = None) -> None:
+def say(words: str, file: TextIO | None = None) -> None:
     """Print for who reads along; no terminal that is gone, or has few letters, stops the work."""
     file = file or sys.stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):  # None: it was closed at first
@@ -148,8 +148,6 @@ def save(path: str | Path, tree: Any, meta: dict, replaces: set[bytes] | None = 
     keep = previous(path)
     try:
         read(path)
-    except NotImplementedError:
-        pass
     except (OSError, ValueError):  # not worth keeping in the place of a good one
         keep = None
     write_atomic(path, head + payload, keep)
@@ -232,7 +230,7 @@ def load(path: str | Path, like: Any) -> tuple[Any, dict]:
             leaves, meta = read(previous(path))
         except (OSError, ValueError) as second:
             raise ValueError(f"no good checkpoint is left: {error}; {second}") from None
-        tell(f"{error}; going back to {previous(path)}")
+        say(f"{error}; going back to {previous(path)}")
     expected, structure = jax.tree.flatten(like)
     found = [(leaf.shape, leaf.dtype) for leaf in leaves]
     wanted = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in expected]

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 from nca_lib.backprop import POOL
-from nca_lib.evolution import open_es, pgpe, whitened
 from nca_lib.lab.goals import GOALS, SURROGATES, WORLD
 from nca_lib.model import MAX_ELEMENTS, PRECISIONS
 from nca_lib.rollout import MASKS
@@ -13,7 +12,6 @@ from nca_lib.target import MAX_PADDING, MAX_SIZE
 
 SHIPPED = Path(__file__).parents[1] / "data" / "runs"  # the runs that come with the package
 FRESH = 1_000_003  # seed of keys that no training draws, for final losses and pictures
-STRATEGIES = {"whitened": whitened, "pgpe": pgpe, "open_es": open_es}  # those that evolve
 CELLS = ("smooth", "ifs", "digital")
 KINDS = {int: "an int", float: "a finite number", bool: "true or false", str: "a string"}
 
@@ -50,7 +48,7 @@ class Config:
         "pgpe learns a sigma for every weight; whitened does so for noise that is shaped by what "
         "the cells see; open_es keeps one sigma for all; backprop follows the gradient (no sigma, "
         "a generation is a step, the population a batch)",
-        choices=(*STRATEGIES, "backprop"),
+        choices=("whitened", "pgpe", "open_es", "backprop"),
     )
     std: float = _field(
         0.03,
@@ -85,7 +83,6 @@ class Config:
         """Refuse what cannot run, before anything is compiled."""
         for field in dataclasses.fields(self):
             _check_field(field, getattr(self, field.name))
-        _check_memory(self)
         _check_together(self)
 
 
@@ -111,29 +108,27 @@ def _check_field(field: dataclasses.Field, value: object) -> None:
         raise ValueError(f"{field.name} must be one of {told['choices']}, got {value!r}")
 
 
-def _check_memory(config: Config) -> None:
-    # A state and a layer of weights; and at the end a whole life is kept and drawn, 6 x enlarged.
-    cells = (config.size + 2 * config.padding) ** 2
-    life = (config.num_steps + 1) * cells * max(config.channels, 16)
-    for name, numbers in (("hidden", 8 * config.channels * config.hidden), ("num_steps", life)):
-        if numbers > MAX_ELEMENTS:
-            raise ValueError(
-                f"too much to keep in memory: {name} is {getattr(config, name)}, channels "
-                f"{config.channels}, size {config.size} and padding {config.padding}"
-            )
-
-
 def _check_together(config: Config) -> None:
     """What a value must be because of others: (name, whether it is fine, what was expected)."""
     evolves, is_picture = config.strategy != "backprop", config.goal == "target"
     stands_in = not evolves and (config.cells != "smooth" or not is_picture)
-    fits = config.size + 2 * config.padding <= WORLD
+    side, C = config.size + 2 * config.padding, config.channels
+    wide = MAX_ELEMENTS // (8 * C)
+    # At the end a whole life is kept and drawn, 6 x enlarged.
+    long = MAX_ELEMENTS // (side**2 * max(C, 16)) - 1
+    sizes = f"size {config.size}, padding {config.padding} and channels {C}"
     rules = [
+        ("hidden", config.hidden <= wide, f"at most {wide} for channels {C}"),
+        ("num_steps", config.num_steps <= long, f"at most {long} for {sizes}"),
         ("window", config.window <= config.num_steps, f"1 to {config.num_steps} (num_steps)"),
         ("population", not evolves or config.population % 2 == 0, "even, for pairs"),
         ("population", evolves or config.population <= POOL, f"1 to {POOL}, for backprop"),
         ("size", config.mask != "paired" or config.size % 2 == 0, "even, for paired masks"),
-        ("size", config.goal != "life" or fits, f"at most {WORLD} cells with padding, for 'life'"),
+        (
+            "size",
+            config.goal != "life" or side <= WORLD,
+            f"at most {WORLD} cells with padding, for 'life'",
+        ),
         ("emoji", is_picture or not config.emoji, f"'', for the goal {config.goal!r}"),
         ("age", is_picture or not config.age, f"0, for the goal {config.goal!r}"),
         ("damage", config.age or not config.damage, "0 where age is 0: damage needs grown starts"),

@@ -16,7 +16,7 @@ import jax
 from tqdm import tqdm
 
 from nca_lib.lab import checkpoint, runs
-from nca_lib.lab.checkpoint import tell
+from nca_lib.lab.checkpoint import say
 from nca_lib.lab.config import Config
 from nca_lib.lab.machine import describe_device, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, MEASURED
@@ -61,7 +61,8 @@ def run(
     (strategy, evolve), config = trainer, task.config
     _, key, key_measure = run_keys(config.seed)
     measure, keys = measure or make_measure(task), jax.random.split(key_measure, MEASURED)
-    dead_loss = task.dead_loss()
+    # Of an empty grid. Where the goal is no picture, populations climb out of it.
+    dead_loss = task.empty_loss() if config.goal == "target" else math.nan
     for point in points:
         clock, count = time.monotonic(), point - last["generation"]
         state, metrics = evolve(state, key, last["generation"], count)
@@ -179,7 +180,7 @@ def train(
                 return out  # complete already
         if is_writer and chunk:
             needed = memory_needed(config, chunk) / 1e6
-            tell(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
+            say(f"Each generation holds about {needed:,.0f} MB on each of {describe_device()}.")
         last = dict(zip(HISTORY, meta["history"][-1], strict=True)) if meta["history"] else START
         points = log_points(config, last["generation"])
         rows = run(task, (strategy, evolve), state, points, last)
@@ -222,15 +223,15 @@ def _keep(
             try:
                 save()
             except OSError as error:  # the next one is a new attempt
-                tell(f"warning: not written: {error}", sys.stderr)
+                say(f"warning: not written: {error}", sys.stderr)
             saved_at = time.monotonic()
     except BaseException as error:
         try:
             runs.retry(save)
             if isinstance(error, KeyboardInterrupt) and path and meta["generation"]:
-                tell(f"Stopped at generation {meta['generation']}. To go on: {how}")
+                say(f"Stopped at generation {meta['generation']}. To go on: {how}")
         except Exception as second:  # must not hide why it stopped
-            tell(f"warning: not written: {second}", sys.stderr)
+            say(f"warning: not written: {second}", sys.stderr)
         raise
     finally:
         progress.close()

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from nca_lib.lab import checkpoint, images
-from nca_lib.lab.checkpoint import load_weights, read_file, tell
+from nca_lib.lab.checkpoint import load_weights, read_file, say
 from nca_lib.lab.config import FRESH, SHIPPED, Config, read_config
 from nca_lib.lab.machine import describe_device, versions
 from nca_lib.lab.record import is_record, read_record
@@ -127,42 +127,37 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
         ValueError: the checkpoint is not of a run; a field other than `generations` differs, or
             `generations` is smaller here, or the target has changed: names what, and both values.
     """
+    here = meta["devices"]
     try:
         config = dataclasses.asdict(read_config(saved["config"]))
+        rows = [dict(zip(HISTORY, row, strict=True))["generation"] for row in saved["history"]]
+        is_run = rows == sorted({*rows}) and rows[-1] == saved["generation"]
         progress = {"generation": saved["generation"], "seconds": float(saved["seconds"])}
-        history, before = saved["history"], saved.get("devices", meta["devices"])
-        rows = [row[0] for row in history if len(row) == len(HISTORY)]
-        is_run = len(rows) == len(history) and rows == sorted({*rows})
-        is_run = is_run and rows[-1] == saved["generation"] and isinstance(before[-1], str)
+        devices = [*map(str, saved.get("devices", here))]
+        *_, before = devices
     except NotImplementedError as error:
         raise ValueError(f"cannot resume: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError):
         is_run = False
     if not is_run:
         raise ValueError("cannot resume: the checkpoint is not one of a training")
-    # "❤" and "❤️" have the same picture.
-    free = ("generations", "emoji") if saved.get("target") == meta["target"] else ("generations",)
     for name, value in meta["config"].items():
-        if name not in free and config[name] != value:
+        there = config[name]
+        if there != value and not (name == "generations" and there < value):
             raise ValueError(
-                f"cannot resume: {name} is {value!r} here, in the checkpoint {config[name]!r}"
+                f"cannot resume: {name} is {value!r} here, in the checkpoint {there!r}"
             )
-    if meta["config"]["generations"] < config["generations"]:
-        raise ValueError(
-            f"cannot resume: generations is {meta['config']['generations']} here, in the "
-            f"checkpoint {config['generations']}; it may only grow"
-        )
     if saved.get("target", meta["target"]) != meta["target"]:
         raise ValueError(
             "cannot resume: the target's picture is not the checkpoint's; has Pillow another "
             "version, or the emoji another drawing?"
         )
     kept = {*points, saved["generation"]}
-    here = meta["devices"][0]
-    if before[-1] != here:
-        tell(f"The checkpoint is from {before[-1]}, and this is {here}: sums are rounded apart.")
-    devices = before if before[-1] == here else [*before, here]
-    return meta | progress | {"devices": devices, "history": [r for r in history if r[0] in kept]}
+    if before != here[0]:
+        say(f"The checkpoint is from {before}, and this is {here[0]}: sums are rounded apart.")
+        devices += here
+    rows = [row for row in saved["history"] if row[0] in kept]
+    return meta | progress | {"devices": devices, "history": rows}
 
 
 def write_run(
@@ -266,8 +261,7 @@ def list_runs() -> list[str]:
 
     Explained in chapter 5, "The other runs".
     """
-    folders = SHIPPED.iterdir() if SHIPPED.is_dir() else ()
-    return sorted(folder.name for folder in folders if (folder / "run.json").is_file())
+    return sorted(file.parent.name for file in SHIPPED.glob("*/run.json"))
 
 
 def load_run(name_or_folder: str | Path) -> Run:

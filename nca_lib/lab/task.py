@@ -14,9 +14,9 @@ import optax
 from flax import nnx
 
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
-from nca_lib.evolution import Strategy, make_evolve, population_mesh, second_moments
+from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, second_moments
 from nca_lib.lab import checkpoint
-from nca_lib.lab.config import SHIPPED, STRATEGIES, Config
+from nca_lib.lab.config import SHIPPED, Config
 from nca_lib.lab.goals import GOALS, bit
 from nca_lib.lab.machine import free_memory, memory_needed, plan_chunk
 from nca_lib.loss import mse, window_loss
@@ -88,13 +88,6 @@ class Task(NamedTuple):
     def empty_loss(self) -> float:
         """Measure a grid with nothing on it: what a dead population scores."""
         return float(self.measure(jnp.zeros_like(self.start)))
-
-    def dead_loss(self) -> float:
-        """What a population scores that does not find its way back; NaN if there is no such trap.
-
-        An empty grid is one. Where the goal is no picture, populations climb out of it.
-        """
-        return self.empty_loss() if self.config.goal == "target" else math.nan
 
     def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draw what all members of a generation share: where they start, and which cells fire.
@@ -249,15 +242,13 @@ def make_strategy(config: Config, params: Any) -> Strategy:
     Returns:
         The strategy.
     """
-    std, options = config.std, {}
-    if config.strategy != "open_es":
-        options["std_rate"] = config.std_rate
-    if config.strategy == "whitened":
+    std, rates = config.std, learning_rates(config)
+    if config.strategy == "open_es":
+        return open_es(params, config.population, std, rates)
+    if whitens := config.strategy == "whitened":
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         std *= min(1.0, math.sqrt(1064 / count))
-    return STRATEGIES[config.strategy](
-        params, config.population, std, learning_rates(config), **options
-    )
+    return pgpe(params, config.population, std, rates, config.std_rate, whitens)
 
 
 def learning_rates(config: Config) -> Callable[[int], float]:
