@@ -56,7 +56,6 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
             told += f" ({', '.join(choices)})"
         elif field.metadata["low"] is not None:
             told += f" ({field.metadata['low']:,} to {field.metadata['high']:,})"
-        told = told.replace("%", "%%")
         parser.add_argument(flag, type=kind, metavar=field.type.__name__, help=told)
     options = parser.parse_args(arguments)
     names = {field.name for field in dataclasses.fields(Config)}
@@ -65,14 +64,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line, and return its exit status.
 
-    Args:
-        arguments: the words after the program's name; by default those of this process.
-
-    Returns:
-        The exit status. It is 0, 2 for an error, or 128 and the number of the signal that ended
-        the run, so 130 for Ctrl-C.
+    It is 0, 2 for an error, or 128 and the number of the signal that ended the run, so 130 for
+    Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     # Where it is closed (2>&-), the next file to be opened would get what others write there.

@@ -109,15 +109,8 @@ def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str],
     """Compile each implementation by running two generations, leanest first.
 
     Two, since the reference compiles twice: its first generation leaves the whole population in
-    the module.
-
-    Args:
-        config: the experiment; its mask is set by each implementation.
-        only: implementations to compile, of `NAMES`.
-
-    Returns:
-        Three dictionaries by name, of what runs, (generation, state), of why what does not is
-        skipped, and of the peak memory in bytes.
+    the module. Returns three dictionaries by name, of what runs, (generation, state), of why what
+    does not is skipped, and of the peak memory in bytes.
     """
     makers = dict(zip(NAMES, (make_ours, make_ours, make_plain, make_reference), strict=True))
     running, skipped, peaks = {}, {}, {}
@@ -136,15 +129,7 @@ def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str],
 
 
 def rates(config: Config, seconds: dict[str, list[float]]) -> dict:
-    """Turn seconds per generation into the rates that `benchmark` reports.
-
-    Args:
-        config: what was timed.
-        seconds: timed generations by implementation.
-
-    Returns:
-        Part of what `benchmark` returns.
-    """
+    """Turn the seconds of each timed generation into the rates that `benchmark` reports."""
     rollouts = {name: config.population / statistics.median(s) for name, s in seconds.items()}
     cells = {name: rate * cells_computed(name, config) for name, rate in rollouts.items()}
     reference = rollouts.get("reference")
@@ -157,16 +142,9 @@ def rates(config: Config, seconds: dict[str, list[float]]) -> dict:
 
 
 def cells_computed(name: str, config: Config) -> int:
-    """Count the cells that one rollout sends through the network.
+    """Count the cells that one rollout sends through the network, summed over the steps.
 
     Explained in appendix A1, "One change at a time".
-
-    Args:
-        name: an implementation, of `NAMES`.
-        config: the experiment.
-
-    Returns:
-        Cells, summed over the steps.
     """
     side = config.size + 2 * config.padding
     if not name.startswith("ours"):
@@ -243,16 +221,7 @@ def plain_step(weights: dict, state: jax.Array, fire: jax.Array, config: Config)
 
 
 def plain_loss(weights: dict, fires: jax.Array, task: Task) -> jax.Array:
-    """Grow from the seed and average the loss over the last steps.
-
-    Args:
-        weights: as of `plain_step`.
-        fires: (T, H, W) bool.
-        task: gives the start, the target and the window.
-
-    Returns:
-        float32 scalar.
-    """
+    """Grow from the seed by `plain_step` and average the loss over the last steps."""
 
     def step(state, fire):
         state = plain_step(weights, state, fire, task.config)
@@ -283,15 +252,8 @@ def make_plain(task: Task) -> tuple[Generation, Any]:
 def _reference_system(config: Config) -> nnx.Module:
     """Make the notebook's automaton, from the same parts of CAX.
 
-    Args:
-        config: gives the seed, channels, hidden size, step size and threshold.
-
-    Returns:
-        A complex system of CAX.
-
-    Raises:
-        ImportError: CAX is not installed, or not the 0.3 that the notebook was written for: 0.4
-            can no longer `sow`.
+    An ImportError says that CAX is not installed, or not the 0.3 that the notebook was written
+    for: 0.4 can no longer `sow`.
     """
     if not (found := importlib.metadata.version("cax")).startswith("0.3."):
         raise ImportError(f"found cax {found}")
@@ -322,16 +284,8 @@ def _reference_system(config: Config) -> nnx.Module:
 def make_reference(task: Task) -> tuple[Generation, Any]:
     """Set up the notebook's generation: every state of every member is kept, then measured.
 
-    Explained in appendix A1, "What is timed".
-
-    Args:
-        task: what to run.
-
-    Returns:
-        As of `make_ours`.
-
-    Raises:
-        ImportError: see `_reference_system`.
+    See `make_ours`, and for an ImportError `_reference_system`. Explained in appendix A1, "What is
+    timed".
     """
     from evosax.algorithms import Open_ES
 

@@ -77,15 +77,7 @@ def write_atomic(path: str | Path, data: bytes, keep: str | Path | None = None) 
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence]) -> None:
-    """Write a table as CSV, whole or not at all.
-
-    Args:
-        path: file to write; its folder must exist.
-        rows: of numbers and texts, the names of the columns first.
-
-    Raises:
-        OSError: the file cannot be written; the old one is as it was.
-    """
+    """Write a table as CSV, whole or not at all; the first row names the columns."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_atomic(path, text.getvalue().encode())
@@ -94,16 +86,8 @@ def write_table(path: str | Path, rows: Iterable[Sequence]) -> None:
 def read_file(path: str | os.PathLike, limit: int) -> bytes:
     """Read a file that may be anything, such as another program's pipe, or larger than memory.
 
-    Args:
-        path: the file.
-        limit: most bytes that it may have.
-
-    Returns:
-        All of them.
-
-    Raises:
-        ValueError: it is not a regular file, such as a folder or a pipe, or it is larger.
-        OSError: it is missing or cannot be read.
+    A ValueError says that it is not a regular file, or has more bytes than `limit`; an OSError that
+    it is missing or cannot be read.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
@@ -243,24 +227,13 @@ def weights_to_arrays(params: Any) -> dict[str, np.ndarray]:
     """Name each weight array: "hidden.kernel" (3C, hidden), "hidden.bias" (hidden,) and so on.
 
     Explained in chapter 2, "Think".
-
-    Args:
-        params: the weights, a pytree.
-
-    Returns:
-        float32 arrays by name.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {f"{path[0].key}.{path[1].key}": np.asarray(leaf) for path, leaf in leaves}
 
 
 def save_weights(path: str | Path, params: Any) -> None:
-    """Save weights under their names, as a plain NumPy archive.
-
-    Args:
-        path: file to write, usually weights.npz; its folder must exist.
-        params: the weights.
-    """
+    """Save weights under their names, as a plain NumPy archive, usually weights.npz."""
     buffer = io.BytesIO()
     np.savez(buffer, **weights_to_arrays(params))
     write_atomic(path, buffer.getvalue())

@@ -80,20 +80,7 @@ def run(
 
 
 def _check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
-    """Stop a run that cannot recover.
-
-    Explained in chapter 4, "What goes wrong".
-
-    Args:
-        metrics: of `nca_lib.evolution.summarise`.
-        population: N, number of members.
-        dead_loss: what an empty grid scores.
-        generation: for the message.
-
-    Raises:
-        FloatingPointError: most members are not finite.
-        RuntimeError: most members score what an empty grid scores.
-    """
+    """Stop a run that cannot recover: most members explode, or score what an empty grid scores."""
     where, advice = f"generation {generation}", "Lower std, learning_rate or step_size."
     if metrics["nonfinite"] > population / 2:
         raise FloatingPointError(
@@ -109,17 +96,10 @@ def _check_alive(metrics: dict, population: int, dead_loss: float, generation: i
 
 
 def log_points(config: Config, done: int) -> list[int]:
-    """List the generations still ahead after which a row of history is written.
+    """List the generations still ahead after which a row of history is written, ascending.
 
     These are the first 16, then every `log_every`-th, or fewer so that no history exceeds 4,000
-    rows, and the last.
-
-    Args:
-        config: gives `generations` and `log_every`.
-        done: generations behind.
-
-    Returns:
-        Numbers of generations, ascending, all above `done`.
+    rows, and the last; those up to `done` are behind.
     """
     every = max(config.log_every, math.ceil(config.generations / 3_900))
     points = {*range(1, 17), *range(every, config.generations, every), config.generations}

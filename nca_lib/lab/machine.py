@@ -58,16 +58,8 @@ def use_cores(cores: int | None = None) -> int:
 def memory_needed(config: Config, chunk: int) -> int:
     """Estimate what one device holds at once in a generation.
 
-    It does not depend on the number of steps, but for the fire masks.
-
-    Explained in appendix A1, "Count first".
-
-    Args:
-        config: what is to run.
-        chunk: members computed side by side.
-
-    Returns:
-        Bytes.
+    In bytes, for `chunk` members computed side by side. It does not depend on the number of steps,
+    but for the fire masks. Explained in appendix A1, "Count first".
     """
     cells, C = (config.size + 2 * config.padding) ** 2, config.channels
     firing = cells // 2 if config.mask == "paired" else cells

@@ -64,16 +64,8 @@ def hold(folder: Path) -> Iterator[None]:
 def retry(write: Callable[[], Any]) -> Any:
     """Try to write, and if that fails a few times more, ever later: a slow folder may come back.
 
-    Explained in appendix A2, "Slow folders".
-
-    Args:
-        write: may be called several times.
-
-    Returns:
-        What it returns.
-
-    Raises:
-        OSError: it failed each time.
+    Returns what it returns; an OSError says that it failed each time. Explained in appendix A2,
+    "Slow folders".
     """
     for delay in DELAYS:
         try:
@@ -95,14 +87,8 @@ def check_folder(out: Path, resume: bool) -> None:
 def begin(task: Task) -> dict:
     """Say what a checkpoint must tell beside the arrays, for a run that is about to begin.
 
-    Explained in appendix A2, "Going on".
-
-    Args:
-        task: from `make_task`.
-
-    Returns:
-        Plain values. Configuration, a digest of the target, devices, the generation reached,
-        seconds, and rows of `HISTORY`.
+    These are plain values: configuration, a digest of the target, devices, the generation reached,
+    seconds, and rows of `HISTORY`. Explained in appendix A2, "Going on".
     """
     target = hashlib.sha256(task.target.tobytes()).hexdigest()
     place = {"target": target, "devices": [describe_device()]}
@@ -165,14 +151,8 @@ def write_run(
 ) -> None:
     """Write the files of a run folder, each whole or not at all.
 
-    Args:
-        out: the folder.
-        task: from `make_task`.
-        params: the final weights.
-        std: the noise scale of each of them, a pytree of the same shapes.
-        history: rows of `HISTORY`.
-        command: how to reproduce the run.
-        device: what it was computed on.
+    Beside the final weights these are the noise scale of each of them (`std`, a pytree of the same
+    shapes), rows of `HISTORY`, how to reproduce the run, and what it was computed on.
     """
     (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]

@@ -48,17 +48,10 @@ class Task(NamedTuple):
         return fire_schedule(key, num_steps, height, width, self.config.mask)
 
     def loss(self, params: Any, key: jax.Array, factor: int = 1) -> jax.Array:
-        """Grow once from the seed and measure.
+        """Grow once from the seed and measure: a float32 scalar, lower is better.
 
-        Explained in chapter 4, "A black box that returns one number".
-
-        Args:
-            params: weights, like `self.params`.
-            key: decides the fire masks.
-            factor: grow for this many times the configured steps; the window keeps its length.
-
-        Returns:
-            float32 scalar, lower is better.
+        `key` decides the fire masks. It grows for `factor` times the configured steps; the window
+        keeps its length. Explained in chapter 4, "A black box that returns one number".
         """
         return self.judge(params, self.start, self.fires(key, factor * self.config.num_steps), 0)[0]
 
@@ -70,18 +63,7 @@ class Task(NamedTuple):
         reach: int | None = None,
         overflow: float = 0.0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Grow from a start and measure: `nca_lib.loss.window_loss` of this task.
-
-        Args:
-            params: weights, like `self.params`.
-            start: (H, W, C) float32.
-            fires: from `fires`.
-            reach: see `nca_lib.rollout.stages`.
-            overflow: weight of `nca_lib.loss.overflow_loss`.
-
-        Returns:
-            The loss, a float32 scalar, and the last state (H, W, C).
-        """
+        """Grow from a start (H, W, C) and measure: `nca_lib.loss.window_loss` of this task."""
         model, window = self.merge(params), self.config.window
         return window_loss(model, start, fires, self.measure, window, reach, overflow)
 
@@ -97,14 +79,8 @@ class Task(NamedTuple):
         steps that is log-uniform from 1 to `age`, and it may be damaged. This stands in for the
         sample pool of Distill: it costs these steps once a generation, and nothing is stored.
 
-        Explained in chapter 5, "A lizard that lasts".
-
-        Args:
-            params: weights of the mean.
-            key: random key.
-
-        Returns:
-            Start (H, W, C) float32 and fire masks, see `fires`.
+        The params are the weights of the mean. Returns the start (H, W, C) float32 and the fire
+        masks, see `fires`. Explained in chapter 5, "A lizard that lasts".
         """
         if self.config.age == 0:
             return self.start, self.fires(key)
@@ -124,41 +100,16 @@ class Task(NamedTuple):
         return jnp.where(usable, start, self.start), self.fires(key_fires)
 
     def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Grow from a prepared start and measure: what evolution minimises.
-
-        Args:
-            params: weights of one member.
-            shared: from `prepare`.
-
-        Returns:
-            float32 scalar.
-        """
+        """Grow one member from what is prepared and measure: what evolution minimises."""
         reach = 0 if self.config.age == 0 else None
         return self.judge(params, *shared, reach, self.config.overflow)[0]
 
     def look(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        """Grow from a prepared start and see what the layers see.
-
-        Args:
-            params: weights.
-            shared: from `prepare`.
-
-        Returns:
-            The second moments of each layer by name, (inputs + 1, inputs + 1) float32.
-        """
+        """Grow from what is prepared and see what the layers see: see `second_moments`."""
         return second_moments(self.merge(params), *shared)
 
     def frames(self, params: Any, key: jax.Array, num_steps: int | None = None) -> jax.Array:
-        """Grow once and keep every state.
-
-        Args:
-            params: weights, like `self.params`.
-            key: decides the fire masks.
-            num_steps: T; default the configured length.
-
-        Returns:
-            (T + 1, H, W, C) float32.
-        """
+        """Grow once and keep every state, (T + 1, H, W, C) float32; T as in `fires`."""
         return record(self.merge(params), self.start, self.fires(key, num_steps))
 
 
@@ -210,17 +161,9 @@ def make_task(config: Config, surrogate: str = "", target: np.ndarray | None = N
 
 
 def initial_weights(config: Config, params: Any) -> Any:
-    """Read the weights that a run starts from, if its configuration names any.
+    """Read the weights of the run that a configuration starts from; `params` if it names none.
 
-    Args:
-        config: names another run, or none.
-        params: random initial weights.
-
-    Returns:
-        The other run's weights, or `params`.
-
-    Raises:
-        ValueError: there is no such run, or its weights have other shapes.
+    A ValueError says that there is no such run, or that its weights have other shapes.
     """
     if not config.init:
         return params
@@ -231,16 +174,9 @@ def initial_weights(config: Config, params: Any) -> Any:
 
 
 def make_strategy(config: Config, params: Any) -> Strategy:
-    """Set up the evolution strategy of a configuration.
+    """Set up the evolution strategy that a configuration names, for members like `params`.
 
     Explained in chapter 4, "Many generations in one call".
-
-    Args:
-        config: names the strategy and its settings.
-        params: pytree of float32 arrays, the shape of one member.
-
-    Returns:
-        The strategy.
     """
     std, rates = config.std, learning_rates(config)
     if config.strategy == "open_es":
@@ -296,15 +232,9 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
 
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
-    """Compile (params, keys) -> losses, one for each key: how good weights are, and how surely.
+    """Compile (params, keys) -> losses: how good weights are, and how surely.
 
-    Explained in chapter 6, "The same task, twice".
-
-    Args:
-        task: from `make_task`.
-        factor: see `Task.loss`.
-
-    Returns:
-        Function of the weights and (N,) random keys, giving (N,) float32.
+    Of (N,) random keys it makes (N,) float32; for `factor` see `Task.loss`. Explained in chapter 6,
+    "The same task, twice".
     """
     return jax.jit(lambda params, keys: jax.lax.map(lambda k: task.loss(params, k, factor), keys))
