@@ -121,12 +121,10 @@ def load_image(
             no agreed range (floats, signed integers, 32 bits), or a colour of other than 8 bits is
             transparent.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path must be the path of an image file, got {path!r}")
     _check_layout(size, padding, premultiply)
     try:
         image = _read(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"cannot read the image {str(path)!r}: {error}") from error
     return _to_target(image, size, padding, premultiply)
 
