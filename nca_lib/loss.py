@@ -29,14 +29,12 @@ def empty_loss(target: Float[Array, "H W 4"]) -> Float[Array, ""]:
     return jnp.mean(jnp.square(target))
 
 
-def overflow_loss(
-    state: Float[Array, "*batch H W C"], limit: float = 2.0
-) -> Float[Array, "*batch"]:
-    """Mean squared distance of a state's values from [-limit, limit], hidden channels included.
+def overflow_loss(state: Float[Array, "*batch H W C"]) -> Float[Array, "*batch"]:
+    """Mean squared distance of a state's values from [-2, 2], hidden channels included.
 
     Added to a loss it keeps patterns from exploding: see chapter 3, "What nobody asked for".
     """
-    beyond = jnp.maximum(jnp.abs(state) - limit, 0.0)
+    beyond = jnp.maximum(jnp.abs(state) - 2.0, 0.0)
     return jnp.mean(jnp.square(beyond), axis=(-3, -2, -1))
 
 

@@ -357,7 +357,6 @@ def test_pictures_that_cannot_be_are_refused(path, alt, few):
         ("path", images.save_png, path, pixels[0]),
         ("path", images.save_clip, path, pixels),
         ("fps", images.save_clip, "x.webp", pixels, few),
-        ("hold", images.save_clip, "x.webp", pixels, 20, few or -1),
         ("alt|titles", figures.show_images, pixels[:1], alt),
         ("alt", figures.show_clip, pixels, alt),
         ("histories", figures.plot_losses, alt),

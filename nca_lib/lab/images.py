@@ -28,7 +28,7 @@ from nca_lib.lab.checkpoint import write_atomic
 _SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 
 
-def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
+def to_rgba(state: ArrayLike) -> np.ndarray:
     """Convert states to straight-alpha pixels, transparency kept.
 
     A premultiplied colour `c` with alpha `a` becomes `min(c, a) / a`; where `a` is 0 it is black.
@@ -37,7 +37,6 @@ def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
 
     Args:
         state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
-        premultiplied: whether the colour channels are already multiplied by alpha.
 
     Returns:
         uint8 pixels `(..., H, W, 4)`.
@@ -46,8 +45,7 @@ def to_rgba(state: ArrayLike, premultiplied: bool = True) -> np.ndarray:
         ValueError: the state has fewer than three axes or fewer than four channels.
     """
     rgb, alpha = _split(state)
-    if premultiplied:
-        rgb = np.divide(np.minimum(rgb, alpha), alpha, out=np.zeros_like(rgb), where=alpha > 0)
+    rgb = np.divide(np.minimum(rgb, alpha), alpha, out=np.zeros_like(rgb), where=alpha > 0)
     return _to_uint8(np.concatenate([rgb, alpha], axis=-1))
 
 
@@ -78,7 +76,7 @@ def to_rgb(
     return _to_uint8(rgb + (1 - alpha) * np.asarray(background, np.float32))
 
 
-def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
+def checkerboard(height: int, width: int) -> np.ndarray:
     """Draw the grey checks that stand for transparency, as a `background` for `to_rgb`.
 
     Explained in chapter 1, "Laying it over a background".
@@ -86,12 +84,11 @@ def checkerboard(height: int, width: int, cell: int = 4) -> np.ndarray:
     Args:
         height: in pixels.
         width: in pixels.
-        cell: side of one check, in pixels.
 
     Returns:
         float32 `(height, width, 3)`, values 0.8 and 1.
     """
-    y, x = np.mgrid[:height, :width] // cell
+    y, x = np.mgrid[:height, :width] // 4
     checks = np.where((x + y) % 2 == 0, np.float32(1), np.float32(0.8))
     return np.repeat(checks[..., None], 3, axis=-1)
 
@@ -159,15 +156,11 @@ def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     write_atomic(path, encode(as_pixels(pixels, 3)[None], "PNG"))
 
 
-def save_clip(
-    path: str | os.PathLike,
-    frames: ArrayLike,
-    fps: float = 20.0,
-    hold: float = 1.0,
-) -> None:
+def save_clip(path: str | os.PathLike, frames: ArrayLike, fps: float = 20.0) -> None:
     """Write an endlessly looping clip; a file is replaced only once the new one is complete.
 
     Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
+    The last frame stays for a second more.
 
     Explained in chapter 5, "Keeping a picture".
 
@@ -175,14 +168,13 @@ def save_clip(
         path: file name ending in `.webp`, or in `.png` or `.apng` for animated PNG.
         frames: pixels `(T, H, W, 3 or 4)`, T >= 1.
         fps: frames per second, at most 60; browsers slow down clips that ask for more.
-        hold: seconds that the last frame stays longer than the others.
 
     Raises:
         ValueError: another file extension, no frames, or a number out of range.
     """
     kind = _SAVE_AS.get(Path(path).suffix.lower())
     check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
-    write_atomic(path, encode(as_pixels(frames, 4), kind, fps, hold))
+    write_atomic(path, encode(as_pixels(frames, 4), kind, fps))
 
 
 def check(fine: object, name: str, value: object, expected: str) -> None:
@@ -216,16 +208,14 @@ def as_pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
     return images
 
 
-def encode(frames: np.ndarray, kind: str, fps: float = 20, hold: float = 0) -> bytes:
+def encode(frames: np.ndarray, kind: str, fps: float = 20) -> bytes:
     """Pixels (T, H, W, 3 or 4) as a file, "PNG" or "WEBP"; see `save_clip`."""
-    for name, value, low in (("fps", fps, 1), ("hold", hold, 0)):  # hold is in seconds
-        number = isinstance(value, int | float) and low <= value <= 60
-        check(number, name, value, f"a number from {low} to 60")
+    check(isinstance(fps, int | float) and 1 <= fps <= 60, "fps", fps, "a number from 1 to 60")
     first, *others = (Image.fromarray(frame) for frame in frames)
     options = {"lossless": True} if kind == "WEBP" else {}
     if others:
         duration = [round(1000 / fps)] * len(frames)  # milliseconds
-        duration[-1] += round(1000 * hold)
+        duration[-1] += 1000
         options |= {"save_all": True, "append_images": others, "duration": duration, "loop": 0}
     buffer = io.BytesIO()
     first.save(buffer, format=kind, **options)

@@ -79,14 +79,12 @@ def show_clip(
     alt: str,
     title: str = "",
     fps: float = 20.0,
-    hold: float = 1.0,
     zoom: int = 4,
-    still: int = -1,
 ) -> HTML:
     """Show a looping clip that can be paused, in a notebook and in a built page, without scripts.
 
-    A checkbox (or a tap on the picture) exchanges the clip for one of its frames. Readers whose
-    system asks for reduced motion get that frame only.
+    A checkbox (or a tap on the picture) exchanges the clip for its last frame, which stays for a
+    second more when it moves. Readers whose system asks for reduced motion get that frame only.
 
     Explained in chapter 5, "A clip".
 
@@ -95,19 +93,17 @@ def show_clip(
         alt: what the clip shows, for readers who cannot see it.
         title: a caption.
         fps: frames per second, at most 60.
-        hold: seconds that the last frame stays longer than the others.
         zoom: CSS pixels per pixel, where the page is wide enough.
-        still: index of the frame that stands for the clip; by default the last.
 
     Returns:
         HTML with the clip inside, to be the last value of a notebook cell.
 
     Raises:
-        ValueError: no frames, an empty `alt`, or fps or hold out of range.
+        ValueError: no frames, an empty `alt`, or fps out of range.
     """
     frames = as_pixels(frames, 4)
-    picture = _data_uri(frames[still][None], "PNG")
-    moving = _data_uri(frames, "WEBP", fps, hold)
+    picture = _data_uri(frames[-1:], "PNG")
+    moving = _data_uri(frames, "WEBP", fps)
     size = (frames.shape[2] * zoom, frames.shape[1] * zoom)
     # The label holds everything: no ids are needed, so clips on one page cannot collide.
     return HTML(
@@ -139,7 +135,6 @@ def use_style() -> None:
 def plot_losses(
     histories: Mapping[str, Mapping[str, ArrayLike]],
     x: str = "rollouts",
-    y: str = "loss",
     levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw loss curves, the loss on a logarithmic axis.
@@ -151,8 +146,8 @@ def plot_losses(
 
     Args:
         histories: for each curve its name and its columns, as a history file has them.
-        x: the column to lay along the horizontal axis, such as `rollouts` or `generation`.
-        y: the column to draw; what is not finite and positive leaves a gap.
+        x: the column to lay along the horizontal axis, such as `rollouts` or `generation`. A loss
+            that is not finite and positive leaves a gap.
         levels: losses to compare with, each a dotted horizontal line.
 
     Returns:
@@ -172,11 +167,11 @@ def plot_losses(
         figure = Figure()
         axes = figure.subplots()
         for name, history in histories.items():
-            loss = np.asarray(history[y], np.float64)
+            loss = np.asarray(history["loss"], np.float64)
             axes.plot(history[x], np.where((loss > 0) & (loss < np.inf), loss, np.nan), label=name)
         for name, value in (levels or {}).items():
             axes.axhline(value, color="#666666", linewidth=1.2, linestyle=":", label=name)
-        axes.set(xlabel=x, ylabel=y, yscale="log")
+        axes.set(xlabel=x, ylabel="loss", yscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.locator_params(axis="x", nbins=5)  # room for numbers in the millions
         axes.legend()
