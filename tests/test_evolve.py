@@ -21,7 +21,7 @@ from nca_lib.show import page as demo
 ENGINE = ("nca", "rollout", "evolve", "crew", "record")
 SCRIPTS = "\n".join((demo.DEMO / f"{name}.js").read_text(encoding="utf-8") for name in ENGINE)
 BTOA = "var btoa = (t) => Uint8Array.from(t, (c) => c.charCodeAt(0)).toBase64();"
-KNOBS = {"ranks": True, "pairs": True, "shared_luck": True, "whitening": True}
+KNOBS = {"ranks": True, "pairs": True, "shared_luck": True}
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_without_ranks_the_scale_is_that_of_ranks(v8):
     assert plain[0] == plain[4] == max(plain)
 
 
-@pytest.mark.parametrize("knob", ["pairs", "shared_luck", "ranks", "whitening"])
+@pytest.mark.parametrize("knob", ["pairs", "shared_luck", "ranks"])
 def test_evolution_goes_on_without(v8, knob):
     """Each knob changes what is computed, and none of them breaks it."""
     code = """(() => {

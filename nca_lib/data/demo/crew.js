@@ -12,7 +12,7 @@ var Evolution = (() => {
     emoji: "", title: "", size: 24, padding: 4, channels: 8, hidden: 32, step_size: 1,
     alive_threshold: 0.1, mask: "paired", num_steps: 32, window: 8, population: 64,
     strategy: "whitened", std: 0.035, std_rate: 0.3, learning_rate: 0.6, learning_rate_end: 1,
-    generations: 1000, seed: 0, ranks: true, pairs: true, shared_luck: true, whitening: true,
+    generations: 1000, seed: 0, ranks: true, pairs: true, shared_luck: true,
   };
   const WHOLE = {
     size: [8, 64], padding: [0, 16], channels: [4, 32], hidden: [1, 128], num_steps: [1, 200],
@@ -25,7 +25,7 @@ var Evolution = (() => {
   const CHOICES = { mask: ["paired", "bernoulli"], strategy: ["whitened", "pgpe", "open_es"] };
   const LIVE = new Set([
     "emoji", "title", "mask", "num_steps", "window", "population", "std", "std_rate", "ranks",
-    "learning_rate", "learning_rate_end", "generations", "pairs", "shared_luck", "whitening",
+    "learning_rate", "learning_rate_end", "generations", "pairs", "shared_luck",
   ]);
   const DEAD = { std: 0.5 }; // noise so large that within a few generations nobody lives,
   const EXPLODED = { std: 2 }; // or that nobody stays finite
@@ -43,9 +43,9 @@ var Evolution = (() => {
       const value = full[name];
       if (name in LIMITS) {
         const [low, high] = LIMITS[name];
-        const kind = name in WHOLE ? "a whole number" : "a number";
-        const fits = name in WHOLE ? Number.isInteger(value) : Number.isFinite(value);
-        if (!fits || value < low || value > high) refuse(name, `${kind} from ${low} to ${high}`);
+        const [a, fits] = name in WHOLE ? ["a whole", Number.isInteger] : ["a", Number.isFinite];
+        const isWithin = fits(value) && value >= low && value <= high;
+        if (!isWithin) refuse(name, `${a} number from ${low} to ${high}`);
       } else if (name in CHOICES) {
         if (!CHOICES[name].includes(value)) refuse(name, CHOICES[name].join(" or "));
       } else if (typeof value !== typeof standard) refuse(name, `a ${typeof standard}`);
@@ -55,6 +55,9 @@ var Evolution = (() => {
     if (full.mask === "paired" && full.size % 2) refuse("size", "even, for paired masks");
     return full;
   }
+
+  /* What a grid scores that nothing has grown on. */
+  const emptyLoss = (target) => target.reduce((sum, x) => sum + x * x, 0) / target.length;
 
   /* -- What each hand does: its share of every generation -------------------------------------- */
 
@@ -66,7 +69,7 @@ var Evolution = (() => {
     }
 
     /* From the next generation on. A new sigma scales all that were learned. */
-    change(settings) {
+    *change(settings) {
       const factor = settings.std / this.settings.std;
       if (factor !== 1) this.state.std = this.state.std.map((std) => std * factor);
       this.settings = settings;
@@ -80,8 +83,7 @@ var Evolution = (() => {
       yield* ES.look(settings, state, seen);
       const draws = ES.countDraws(settings);
       const shared = settings.shared_luck && ES.luck(settings, state, 0);
-      const found = [];
-      const drawn = [];
+      const [found, drawn] = [[], []];
       for (let i = this.index; i < draws; i += this.count) {
         const shaken = ES.shake(settings, state, ES.noiseOf(settings, state, i));
         for (const [number, sign] of settings.pairs ? [[i, 1], [i + draws, -1]] : [[i, 1]]) {
@@ -115,20 +117,17 @@ var Evolution = (() => {
   function makeClerk() {
     let share = null;
     return function* answer(task, told) {
-      if (task === "begin") share = new Share(told);
-      if (task === "change") share.change(told);
-      if (task === "evaluate") return yield* share.evaluate(told);
-      if (task === "tell") return yield* share.tell(told);
+      if (task !== "begin") return yield* share[task](told);
+      share = new Share(told);
       return null;
     };
   }
 
   /* Go through without a break. */
   function finish(work) {
-    for (;;) {
-      const { done, value } = work.next();
-      if (done) return value;
-    }
+    let now = work.next();
+    while (!now.done) now = work.next();
+    return now.value;
   }
 
   /* What a worker runs: answers every message, in order. */
@@ -162,11 +161,10 @@ var Evolution = (() => {
 
   function hireOwnThread() {
     const { port1, port2 } = new MessageChannel(); // a timer would wait, four milliseconds or more
-    const breathe = () =>
-      new Promise((resolve) => {
-        port1.onmessage = resolve;
-        port2.postMessage(0);
-      });
+    const breathe = () => {
+      port2.postMessage(0);
+      return new Promise((resolve) => (port1.onmessage = resolve));
+    };
     const answer = makeClerk();
     const ask = async (task, told) => {
       const work = answer(task, told);
@@ -186,7 +184,7 @@ var Evolution = (() => {
   /* -- What a page holds ----------------------------------------------------------------------- */
 
   class Search {
-    constructor(settings, target, { workers = cores(), weights, ...handlers }) {
+    constructor(settings, target, { workers = cores(), weights, ...handlers } = {}) {
       this.settings = check(settings);
       const { size, padding, channels, hidden } = this.settings;
       const numbers = 4 * (size + 2 * padding) ** 2;
@@ -199,11 +197,10 @@ var Evolution = (() => {
       }
       Object.assign(this, { handlers, target: Float32Array.from(target), history: [] });
       Object.assign(this, { generation: 0, rollouts: 0, seconds: 0, loss: NaN, state: "idle" });
-      this.empty = this.target.reduce((sum, value) => sum + value * value, 0) / numbers;
+      this.empty = emptyLoss(this.target);
       if (!(this.empty > 0)) throw new Error("The target is empty: nothing has to grow.");
       this.mean = weights ? Float32Array.from(weights) : ES.initialWeights(this.settings);
-      Object.assign(this, { wanted: false, busy: null, pace: [], drawnAt: -Infinity });
-      this.hands = [];
+      Object.assign(this, { wanted: false, busy: null, pace: [], drawnAt: -Infinity, hands: [] });
       this.ready = this.hire(workers);
     }
 
@@ -212,11 +209,11 @@ var Evolution = (() => {
     }
 
     async hire(workers) {
-      const begin = () => {
-        const told = { settings: this.settings, target: this.target, weights: this.mean };
-        const count = this.hands.length;
-        return this.hands.map((hand, index) => hand.ask("begin", { ...told, index, count }));
-      };
+      const told = { settings: this.settings, target: this.target, weights: this.mean };
+      const begin = () =>
+        this.hands.map((hand, index, { length: count }) =>
+          hand.ask("begin", { ...told, index, count }),
+        );
       try {
         if (!workers) throw new Error("none are wanted");
         for (let k = 0; k < workers; k++) this.hands.push(hireWorker());
@@ -258,10 +255,7 @@ var Evolution = (() => {
 
     /* Whoever asks while a generation is under way gets that one's report. */
     step() {
-      this.busy ??= this.generate().finally(() => {
-        this.busy = null;
-      });
-      return this.busy;
+      return (this.busy ??= this.generate().finally(() => (this.busy = null)));
     }
 
     change(changes) {
@@ -303,8 +297,7 @@ var Evolution = (() => {
       if (pictures) this.drawnAt = start;
       const shares = await this.all("evaluate", { measures, pictures });
       const fitness = new Float32Array(settings.population);
-      const drawn = [];
-      let loss = 0;
+      let [drawn, loss] = [[], 0];
       for (const share of shares) {
         share.found.forEach(([number, value], k) => {
           if (number >= fitness.length) loss += value / LIVES;
@@ -359,7 +352,7 @@ var Evolution = (() => {
     return most((f) => Math.abs(f - empty) <= 1e-5 * empty) ? "dead" : "";
   }
 
-  const create = (settings, target, handlers = {}) => new Search(settings, target, handlers);
-
-  return { create, check, serve, cores, finish, Share, DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
+  const create = (...told) => new Search(...told);
+  const limits = { DEFAULTS, LIMITS, LIVE, DEAD, EXPLODED, PICTURES };
+  return { create, check, emptyLoss, serve, cores, finish, Share, ...limits };
 })();

@@ -11,9 +11,8 @@
                 alive_threshold, mask ("paired", "bernoulli"), num_steps, window, population,
                 strategy ("whitened", "pgpe", "open_es"), std, std_rate, learning_rate,
                 learning_rate_end, generations (the length of the schedule; evolution goes on),
-                seed. Four more are true and may be false: ranks, pairs, shared_luck, whitening
-                (of the strategy "whitened": both, inputs and outputs). `emoji` and `title` go
-                into records.
+                seed. Three more are true and may be false: ranks, pairs, shared_luck. `emoji` and
+                `title` go into records.
      target     Float32Array, side * side * 4, premultiplied RGBA in 0 to 1, row by row;
                 side = size + 2 * padding.
      handlers   {workers, weights, onGeneration(report), onState(state), onError(error)}, all
@@ -21,8 +20,9 @@
                 8); 0 computes in this thread, in slices. weights: Float32Array to start from.
 
    It throws an Error whose message says in words which setting is wrong.
-   Evolution.check(settings) does so alone, and returns the settings completed. Evolution.LIMITS
-   has [low, high] of every number. Evolution.LIVE is a Set of names that may change while it
+   Evolution.check(settings) does so alone, and returns the settings completed;
+   Evolution.emptyLoss(target) is what an empty grid would score. Evolution.LIMITS has [low, high]
+   of every number. Evolution.LIVE is a Set of names that may change while it
    runs; all others need a new start. Evolution.DEAD and Evolution.EXPLODED are settings that end
    so on purpose.
 
@@ -116,13 +116,8 @@ var ES = (() => {
      Weights lie in the order of nca.js. So each layer is a matrix, with a row for each input and
      one for the bias, and a column for each output: `rows` of evolution.py. */
   function layersOf({ channels, hidden }) {
-    const sizes = [[3 * channels + 1, hidden], [hidden + 1, channels]];
-    let start = 0;
-    return sizes.map(([rows, columns]) => {
-      const layer = { start, rows, columns };
-      start += rows * columns;
-      return layer;
-    });
+    const first = { start: 0, rows: 3 * channels + 1, columns: hidden };
+    return [first, { start: first.rows * hidden, rows: hidden + 1, columns: channels }];
   }
 
   const countWeights = (settings) =>
@@ -210,7 +205,7 @@ var ES = (() => {
     const gradient = state.mean.map(() => 0);
     const stdGradient = state.mean.map(() => 0);
     const change = state.outputs.map((outputs) => outputs.map(() => 0));
-    const mixes = settings.strategy === "whitened" && settings.whitening;
+    const mixes = settings.strategy === "whitened";
     for (let i = 0; i < draws; i++) {
       const noise = noiseAt(i);
       const mirrored = settings.pairs ? shaped[i + draws] : 0;
@@ -284,8 +279,7 @@ var ES = (() => {
   /* In every 50th generation, fit the noise anew to what the cells of the mean see. `moments`
      maps weights to those of Rollout. Where nothing is to be seen the noise stays. */
   function* look(settings, state, moments) {
-    if (settings.strategy !== "whitened" || !settings.whitening) return;
-    if (state.generation % LOOK) return;
+    if (settings.strategy !== "whitened" || state.generation % LOOK) return;
     const seen = yield* moments(Float32Array.from(state.mean));
     for (let l = 0; l < seen.length; l++) {
       state.inputs[l] = yield* whitener(seen[l], state.inputs[l]);

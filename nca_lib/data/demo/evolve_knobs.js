@@ -11,31 +11,36 @@ var Knobs = (() => {
     "04_es_training.html#",
   ];
 
-  // Kind of control, by what stands in: `values` a slider, `choices` a list, neither a switch.
+  // Kind of control, by what stands in: `values` a slider, `choices` a list, `limits` a number, none
+  // of these a switch. Near ones stand beside the population.
   const KNOBS = {
-    learning_rate: {
-      label: "Learning rate",
-      values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
-      says: "How large a step the mean takes towards the better members. Too large, and it stumbles.",
-      link: ES + "how-large-a-step",
-    },
     std: {
       label: "Noise σ",
       values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
-      says: "How far members stray from the mean at the start. Too far, and none of them lives.",
+      isNear: true,
+      says: "How far variations stray from the mean, to begin with. Too far, and all of them die.",
       link: ES + "the-estimator-and-its-mirror-image",
     },
-    std_rate: {
-      label: "Rate of σ",
-      values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
-      says: "How fast each weight learns how much noise it bears. At 0 the noise never gets finer.",
-      link: ES + "a-sigma-for-every-weight",
+    learning_rate: {
+      label: "Learning rate",
+      values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
+      isNear: true,
+      says: "How far the mean moves towards the better ones. Too far, and it stumbles.",
+      link: ES + "how-large-a-step",
     },
     population: {
       label: "Population",
       values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
-      says: "Members of a generation. More of them see the way better, and take longer.",
+      isNear: true,
+      says: "Variations in a generation. More of them see the way better, and take longer.",
       link: ES + "ask-evaluate-tell",
+    },
+    std_rate: {
+      label: "Rate of σ",
+      values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
+      isNear: true,
+      says: "How fast each weight learns a σ of its own. At 0 all keep what they began with.",
+      link: ES + "a-sigma-for-every-weight",
     },
     num_steps: {
       label: "Steps",
@@ -61,12 +66,20 @@ var Knobs = (() => {
     strategy: {
       label: "Strategy",
       choices: {
-        whitened: "PGPE, whitened",
-        pgpe: "PGPE",
+        whitened: "PGPE, whitened noise",
+        pgpe: "PGPE, equal noise",
         open_es: "OpenAI-ES",
       },
-      says: "OpenAI-ES has one σ for all weights, PGPE learns one for each, whitening shapes the noise.",
-      link: ES + "which-choices-matter",
+      says:
+        "PGPE learns a σ for each weight, OpenAI-ES has one for all. Whitened noise is even in what " +
+        "cells compute.",
+      link: ES + "noise-that-the-cells-shape",
+    },
+    seed: {
+      label: "Seed",
+      limits: Evolution.LIMITS.seed,
+      says: "The same seed repeats the same history, on any machine. Another one finds another rule.",
+      link: ES + "ask-evaluate-tell",
     },
     size: {
       label: "Target size",
@@ -84,34 +97,24 @@ var Knobs = (() => {
     window: {
       label: "Window",
       values: [1, 2, 4, 8, 12, 16, 24, 32],
-      isRare: true,
       says: "The last steps that are judged. The steps before are free.",
       link: LOSS + "a-window-in-time",
     },
     mask: {
       label: "Fire mask",
       choices: { paired: "one of each pair", bernoulli: "a coin for each" },
-      isRare: true,
       says: "Which half of the cells acts at a step.",
       link: RULE + "fire",
-    },
-    whitening: {
-      label: "Whitening",
-      isRare: true,
-      says: "Noise that is even in what the cells compute. Off, the whitened strategy is plain PGPE.",
-      link: ES + "noise-that-the-cells-shape",
     },
     hidden: {
       label: "Hidden units",
       values: [8, 16, 24, 32, 48, 64, 96, 128],
-      isRare: true,
       says: "Width of the network in every cell.",
       link: RULE + "think",
     },
     step_size: {
       label: "Step size",
       values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3],
-      isRare: true,
       says: "Factor on every change that a cell makes to itself.",
       link: RULE + "one-whole-step",
     },
@@ -129,6 +132,9 @@ var Knobs = (() => {
       const options = Object.entries(knob.choices);
       input = make("select", { id, change });
       input.append(...options.map(([value, text]) => make("option", { value }, text)));
+    } else if (knob.limits) {
+      const [min, max] = knob.limits;
+      input = make("input", { type: "number", min, max, step: 1, id, change });
     } else input = make("input", { type: "checkbox", id, change });
     const text = make("output", { for: id, "aria-hidden": "true" });
     const more = make("a", { href: knob.link, "aria-label": `More about ${knob.label}` }, "More");
@@ -139,8 +145,9 @@ var Knobs = (() => {
   }
 
   function read(name, input) {
-    const { values, choices } = KNOBS[name];
+    const { values, choices, limits } = KNOBS[name];
     if (values) return values[+input.value];
+    if (limits) return Math.min(limits[1], Math.max(limits[0], Math.round(+input.value) || 0));
     return choices ? input.value : input.checked;
   }
 
@@ -148,30 +155,30 @@ var Knobs = (() => {
     /* isLive tells of a name whether it may change while evolution runs. */
     constructor(isLive, onChange) {
       this.knobs = new Map();
-      const groups = { live: [[], []], anew: [[], []] }; // those in sight, and the rare ones
+      const groups = { near: [], live: [], anew: [] };
       for (const [name, knob] of Object.entries(KNOBS)) {
         const made = makeKnob(name, knob, onChange);
         this.knobs.set(name, made);
-        groups[isLive(name) ? "live" : "anew"][knob.isRare ? 1 : 0].push(made.element);
+        const place = knob.isNear ? "near" : isLive(name) ? "live" : "anew";
+        groups[place].push(made.element);
       }
-      const grid = (elements) => make("div", { class: "evolve-knobs" }, ...elements);
-      const group = (legend, [often, rare]) =>
+      const group = (legend, elements) =>
         make(
           "fieldset",
           {},
           make("legend", {}, legend),
-          grid(often),
-          make("details", {}, make("summary", {}, "More of these"), grid(rare)),
+          make("div", { class: "evolve-knobs" }, ...elements),
         );
-      this.elements = [
-        group("Knobs that may turn while it runs", groups.live),
-        group("Knobs for the next start", groups.anew),
+      this.near = group("Turn these while it runs", groups.near);
+      this.others = [
+        group("These, too, turn while it runs", groups.live),
+        group("For the next start", groups.anew),
       ];
     }
 
     show(settings) {
       for (const [name, { input, text }] of this.knobs) {
-        const { values, choices, text: say = String } = KNOBS[name];
+        const { values, choices, limits, text: say = String } = KNOBS[name];
         const value = settings[name];
         if (values) {
           const distance = values.map((other) =>
@@ -180,7 +187,7 @@ var Knobs = (() => {
           input.value = distance.indexOf(Math.min(...distance));
           text.textContent = say(value);
           input.setAttribute("aria-valuetext", text.textContent);
-        } else if (choices) input.value = value;
+        } else if (choices || limits) input.value = value;
         else input.checked = value;
       }
     }

@@ -9,8 +9,6 @@
   const { emoji: BUNDLED, sheet, runs: SHIPPED } = NCA.evolveData;
   const CLIP_SIDE = 480;
   const CURVE_MS = 200; // between two drawings of the curve
-  const KINDS = { whitened: "whitened", pgpe: "PGPE", backprop: "by gradients" };
-
   const SAID = {
     idle: "Choose a target and press Start.",
     running: "Evolving.",
@@ -23,16 +21,20 @@
     dead: [
       "This population is dead.",
       "Its members kill their own seed, and all that are dead score the same, that of an empty " +
-        "grid. Nobody is better, so there is nothing to follow. The noise was too large, or the " +
-        "steps were. Halve σ and start anew, once or twice, or lower the learning rate first.",
+        "grid. Nobody is better, so there is nothing to follow. The noise σ was too large, or the " +
+        "learning rate was. Lower them and start anew.",
     ],
     exploded: [
       "This population has exploded.",
       "The numbers in its cells have grown beyond all bounds, so their scores are infinite, and " +
-        "nobody is better. The noise was too large, the learning rate, or the changes that a cell " +
-        "makes to itself: lower σ, the learning rate or the step size, then start anew.",
+        "nobody is better. The noise σ was too large, the learning rate, or the step size. Lower " +
+        "them and start anew.",
     ],
   };
+  const DEMOS = { dead: Evolution.DEAD, exploded: Evolution.EXPLODED };
+  // What makes a run; while another one is looked at, it waits with all of this.
+  const RUN = ["evolution", "report", "seen", "shots", "given", "settings", "source", "milestone"];
+  const NEXT_SHOT = 1.8; // times as many rollouts as at the one before
   const CAREFUL = 0.02; // σ for pictures of the reader's own: at the lizard's many of them die
   const MILESTONES = [
     [0.1, "a tenth"],
@@ -56,7 +58,10 @@
       this.isFull = root.dataset.size !== "small";
       this.settings = Evolution.check({});
       this.evolution = this.given = null; // given: a model from a file or a link
+      this.report = this.seen = null; // the last one, and the last one with pictures
+      this.shots = []; // the best of some generations: {rollouts, canvas}
       this.source = null; // {picture, emoji, title} of the target
+      this.before = null; // another run, to go back to
       this.build();
       this.refresh(SAID.idle);
       document.addEventListener("visibilitychange", () => this.sleep());
@@ -83,11 +88,12 @@
       this.curve = new Views.Curve();
       this.figures = {};
       this.list = make("dl", { class: "evolve-figures" });
-      for (const name of ["Generation", "Rollouts", "Loss", "σ", "Rollouts/s", "Time"]) {
+      for (const name of ["Generation", "Rollouts", "Mean σ", "Rollouts/s", "Time"]) {
         this.figures[name] = make("dd", {}, "–");
         this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
       }
       this.status = make("p", { class: "nca-status", role: "status" });
+      if (this.isFull) this.makeKnobs();
       this.form = make(
         "form",
         { submit: (event) => event.preventDefault() },
@@ -95,7 +101,7 @@
         this.makeButtons(),
         this.makeStage(),
       );
-      if (this.isFull) this.form.append(this.makeKeep(), ...this.makeKnobs());
+      if (this.isFull) this.form.append(this.makeKeep());
       this.root.replaceChildren(this.form);
       if (!this.isFull) {
         const more = make("a", { href: "evolve.html" }, "Evolve your own");
@@ -169,19 +175,16 @@
 
     makeButtons() {
       this.startButton = button("Start", () => this.toggle(), { class: "evolve-start" });
-      const row = [this.startButton];
-      row.push(
+      this.backButton = button("Back", () => this.goBack(), { class: "evolve-back", hidden: "" });
+      return make(
+        "div",
+        { class: "nca-row evolve-buttons" },
+        this.startButton,
         button("One generation", () => this.step()),
         button("Start anew", () => this.startAnew()),
+        this.backButton,
+        this.status,
       );
-      if (this.isFull) {
-        const [min, max] = Evolution.LIMITS.seed;
-        const change = () =>
-          this.set({ seed: Math.min(max, Math.max(min, Math.round(+this.seed.value) || 0)) });
-        this.seed = make("input", { type: "number", min, max, step: 1, change });
-        row.push(make("label", { class: "evolve-seed" }, "Seed ", this.seed));
-      }
-      return make("div", { class: "nca-row evolve-buttons" }, ...row, this.status);
     }
 
     makeStage() {
@@ -197,10 +200,11 @@
         role: "img",
         "aria-label": "The target",
       });
-      this.legend = make("span", { class: "evolve-legend" });
       this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
-      const curve = figure("is-curve", "Loss", "", this.curve.element);
-      curve.firstChild.append(this.legend);
+      this.score = make("strong", {}, "–");
+      this.loss = make("span", {}, "–");
+      const score = make("p", { class: "evolve-score" }, this.score, " of an empty grid’s loss, ");
+      score.append(this.loss);
       return make(
         "div",
         { class: "evolve-stage" },
@@ -210,10 +214,12 @@
           "best to worst",
           make("div", { class: "evolve-frame" }, this.population.element, this.trouble),
         ),
-        figure("is-goal", "Target", "", this.target),
         figure("is-growth", "Their mean,", "growing", this.growth.element),
+        figure("is-goal", "Target", "", this.target),
+        score,
         this.list,
-        curve,
+        figure("is-curve", "Loss", "of the mean, over rollouts", this.curve.element),
+        ...(this.panel ? [this.panel.near] : []),
       );
     }
 
@@ -249,19 +255,15 @@
         (name) => Evolution.LIVE.has(name),
         (change) => this.set(change),
       );
-      const faults = make(
-        "fieldset",
-        {},
-        make("legend", {}, "What goes wrong"),
-        make(
-          "div",
-          { class: "nca-row" },
-          button("Show a dead population", () => this.fail("dead")),
-          button("Show an exploded one", () => this.fail("exploded")),
-          button("Default settings", () => this.restore()),
-        ),
+      const row = make(
+        "div",
+        { class: "nca-row" },
+        button("Show a dead population", () => this.fail("dead")),
+        button("Show an exploded one", () => this.fail("exploded")),
+        button("Default settings", () => this.restore()),
       );
-      return [...this.panel.elements, faults];
+      const place = document.querySelector(".evolve-more") ?? make("div"); // further down the page
+      place.replaceChildren(...this.panel.others, row);
     }
 
     listen() {
@@ -284,11 +286,12 @@
 
     /* Take a target; evolution of another ends here. */
     choose(source, message = `${source.emoji || source.title} is the target. Press Start.`) {
-      this.source = source;
+      const wasLost = this.isLost || this.isDemo;
       this.forget();
+      this.source = source;
       const usual = [Evolution.DEFAULTS.std, CAREFUL];
       if (!BUNDLED.includes(source)) usual.reverse();
-      if (this.settings.std === usual[1]) this.set({ std: usual[0] });
+      if (wasLost || this.settings.std === usual[1]) this.set({ std: usual[0] });
       this.rasterise();
       this.refresh(message);
     }
@@ -297,7 +300,7 @@
       const { size, padding } = this.settings;
       const side = sideOf(this.settings);
       this.goal = Target.rasterise(this.source.picture, size, padding);
-      this.empty = Target.emptyLoss(this.goal);
+      this.empty = Evolution.emptyLoss(this.goal);
       [this.target.width, this.target.height] = [side, side];
       const { data } = Target.toPicture(this.goal, side, 0);
       this.target.getContext("2d").putImageData(new ImageData(data, side), 0, 0);
@@ -378,34 +381,79 @@
 
     create() {
       const told = { emoji: this.source.emoji, title: this.source.title };
-      this.evolution = Evolution.create({ ...this.settings, ...told }, this.goal, {
+      this.rasterise();
+      const isShown = () => this.evolution === evolution; // one that waits may still have a word
+      const evolution = Evolution.create({ ...this.settings, ...told }, this.goal, {
         weights: this.given?.weights,
-        onGeneration: (report) => this.hear(report),
-        onState: () => this.refresh(),
-        onError: (error) => this.refresh(error.message),
+        onGeneration: (report) => isShown() && this.hear(report),
+        onState: () => isShown() && this.refresh(),
+        onError: (error) => isShown() && this.refresh(error.message),
       });
+      this.evolution = evolution;
       this.milestone = 1;
     }
 
-    /* End what evolves or was brought, if anything is there. */
+    /* Make room for another run. One that has come to something can be gone back to. */
     forget() {
-      this.evolution?.stop();
-      this.evolution = this.report = this.given = null;
-      this.isAsleep = false;
+      const isWorthIt = this.evolution?.generation && !this.isLost && !this.isDemo;
+      if (isWorthIt) this.keep();
+      else this.evolution?.stop();
+      this.evolution = this.report = this.seen = this.given = null;
+      this.shots = [];
+      this.isAsleep = this.isDemo = false;
+    }
+
+    keep() {
+      this.before?.evolution?.stop();
+      this.evolution?.pause();
+      this.before = Object.fromEntries(RUN.map((name) => [name, this[name]]));
+      if (this.evolution) this.before.settings = this.evolution.settings;
+    }
+
+    /* The run before, as it was; the present one takes its place. */
+    goBack() {
+      const { before } = this;
+      this.before = null;
+      this.forget();
+      Object.assign(this, before);
+      this.rasterise();
+      this.refresh("Here it is again.");
+      this.view();
     }
 
     toggle() {
       if (this.state === "running") return this.evolution.pause();
-      if (this.isLost) {
-        const std = Math.max(this.settings.std / 2, Evolution.LIMITS.std[0]);
-        this.forget();
-        this.set({ std });
-      }
+      if (this.isLost) this.soften();
       this.attemptStart(() => this.evolution.run());
     }
 
+    /* What has died or exploded starts anew with the usual noise and steps, or half of them. */
+    soften() {
+      const { std, learning_rate: rate } = this.settings;
+      const less = (value, usual) => (value > usual ? usual : value / 2);
+      this.forget();
+      this.set({
+        std: less(std, Evolution.DEFAULTS.std),
+        learning_rate: Math.min(rate, Evolution.DEFAULTS.learning_rate),
+      });
+    }
+
     step() {
-      this.attemptStart(() => this.evolution.step());
+      this.attemptStart(async () => {
+        const { generation, fitness, best } = await this.evolution.step();
+        if (this.state !== "paused") return;
+        const [share, worst] = [best, Math.max(...fitness)].map((value) => this.toShare(value));
+        this.say(
+          `Generation ${number(generation)}: ${fitness.length} variations grew. The best has ` +
+            `${share} of an empty grid’s loss, the worst ${worst}. The mean has moved, ` +
+            "towards the better ones.",
+        );
+      });
+    }
+
+    toShare(value) {
+      const percent = (100 * value) / this.empty;
+      return percent < 1000 ? `${Math.round(percent)}%` : "over 1,000%";
     }
 
     startAnew() {
@@ -420,9 +468,17 @@
       });
     }
 
+    /* Show a population that fails; what was there waits. */
     fail(name) {
-      this.set(name === "dead" ? Evolution.DEAD : Evolution.EXPLODED);
-      this.startAnew();
+      const hasRun = !this.isLost && !this.isDemo;
+      if (hasRun && (this.evolution || !this.before)) {
+        this.keep();
+        this.evolution = null;
+      }
+      this.forget();
+      this.set(DEMOS[name]);
+      this.toggle();
+      this.isDemo = true;
       this.form.scrollIntoView(); // up, to where it can be seen
     }
 
@@ -460,8 +516,9 @@
     hear(report) {
       this.report = report;
       if (report.pictures) {
-        this.showPopulation();
-        this.growth.show(this.evolution.model(), sideOf(this.evolution.settings));
+        this.seen = report;
+        this.shoot(report);
+        this.view();
       }
       const share = report.loss / this.empty;
       const reached = MILESTONES.find(([limit]) => share <= limit);
@@ -509,7 +566,8 @@
     /* Bring everything on the page in line; without a message, say what the state is. */
     refresh(message) {
       const { state } = this;
-      const again = this.isLost ? "Halve σ, start anew" : this.evolution?.generation ? "Go on" : "Start";
+      const go = this.evolution?.generation ? "Go on" : "Start";
+      const again = this.isLost ? "Start anew, gently" : go;
       this.startButton.textContent = state === "running" ? "Pause" : again;
       this.root.dataset.state = state;
       const isNews = state !== this.shownState;
@@ -519,12 +577,15 @@
       if (this.source) {
         const chosen = BUNDLED.indexOf(this.source);
         this.radios.forEach((radio, i) => (radio.checked = i === chosen));
-        if (!this.report) {
-          this.population.show({ count: this.settings.population, side: sideOf(this.settings) });
-          this.growth.show(this.model, sideOf(this.model ?? this.settings));
-        }
+        if (!this.report) this.view();
       }
       this.explain(EXPLAINED[state]);
+      this.backButton.hidden = !this.before;
+      if (this.before) {
+        const { source, evolution } = this.before;
+        const where = evolution ? `, generation ${number(evolution.generation)}` : "";
+        this.backButton.textContent = `Back to ${source.emoji || source.title}${where}`;
+      }
       if (this.isFull) this.refreshControls();
       this.showFigures(true);
     }
@@ -542,11 +603,11 @@
     }
 
     refreshControls() {
-      this.seed.value = this.settings.seed;
       this.panel.show(this.settings);
       const { model } = this;
-      for (const keeper of this.keepers) keeper.disabled = !model;
-      this.link.hidden = !model;
+      const hasSome = model && !(this.isLost && Views.isBarren(model));
+      for (const keeper of this.keepers) keeper.disabled = !hasSome;
+      this.link.hidden = !hasSome;
       this.refreshLink();
     }
 
@@ -555,8 +616,26 @@
       if (this.model) this.link.href = `#${NCA.toLink(this.model)}`;
     }
 
+    /* Population and growth of what there is. */
+    view() {
+      const { settings, model } = this;
+      if (this.seen) this.showPopulation();
+      else this.population.show({ count: settings.population, side: sideOf(settings) });
+      this.growth.show(model, sideOf(model ?? settings));
+    }
+
+    /* Keep the best of this generation for the curve, if it is time for one. */
+    shoot({ rollouts, pictures }) {
+      if (rollouts < NEXT_SHOT * (this.shots.at(-1)?.rollouts ?? 0)) return;
+      const side = sideOf(this.evolution.settings);
+      const canvas = make("canvas", { width: side, height: side });
+      const image = new ImageData(pictures.slice(0, 4 * side * side), side);
+      canvas.getContext("2d").putImageData(image, 0, 0);
+      this.shots.push({ rollouts, canvas });
+    }
+
     showPopulation() {
-      const { pictures, fitness } = this.report;
+      const { pictures, fitness } = this.seen;
       const losses = Float32Array.from(fitness).sort();
       const { settings, empty } = this.evolution;
       this.population.show({
@@ -582,12 +661,12 @@
         empty: this.empty ?? "",
         state: this.state,
       });
-      const share = Number.isFinite(value) ? ` (${Math.round((100 * value) / this.empty)}%)` : "";
+      this.score.textContent = Number.isFinite(value) ? this.toShare(value) : "–";
+      this.loss.textContent = loss(value);
       const figures = {
         Generation: number(evolution?.generation ?? 0),
         Rollouts: number(rollouts),
-        Loss: loss(value) + share,
-        σ: loss(report?.sigma ?? Number.NaN),
+        "Mean σ": loss(report?.sigma ?? Number.NaN),
         "Rollouts/s": report ? number(report.rate) : "–",
         Time: time(evolution?.seconds ?? 0),
       };
@@ -602,21 +681,7 @@
       const points = (this.evolution?.history ?? []).map(({ rollouts, loss }) => [rollouts, loss]);
       const isLizard = this.source?.emoji === "🦎" && this.settings.size === 24;
       const others = isLizard ? SHIPPED : [];
-      const lines = [...others, { kind: "own", points }];
-      this.curve.show(lines, this.empty);
-      const keys = [
-        ["own", "this run"],
-        ["empty", "empty grid"],
-        ...others.map(({ kind }) => [kind, KINDS[kind]]),
-      ];
-      const told = keys.map(([, text]) => text).join();
-      if (told === this.told) return;
-      this.told = told;
-      this.legend.replaceChildren(
-        ...keys.map(([kind, text]) =>
-          make("span", {}, make("i", { class: `evolve-key is-${kind}` }), text),
-        ),
-      );
+      this.curve.show([...others, { kind: "own", points }], this.empty, this.shots);
     }
 
     /* ---- afterwards ---- */
@@ -689,7 +754,7 @@
     }
   }
 
-  for (const root of document.querySelectorAll(".nca-evolve:not([data-alive])")) {
+  for (const root of document.querySelectorAll(".nca-evolve:not([data-alive], .evolve-more)")) {
     root.dataset.alive = "";
     new Page(root);
   }

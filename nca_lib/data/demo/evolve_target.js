@@ -164,8 +164,5 @@ var Target = (() => {
     });
   }
 
-  const emptyLoss = (target) =>
-    target.reduce((sum, value) => sum + value * value, 0) / target.length;
-
-  return { rasterise, toPicture, readSheet, firstCharacter, type, open, emptyLoss };
+  return { rasterise, toPicture, readSheet, firstCharacter, type, open };
 })();

@@ -86,6 +86,17 @@ var Views = (() => {
     }
   }
 
+  /* Whether nothing is left of a rule's life in the end, or no numbers. */
+  function isBarren(model) {
+    const side = model.size + 2 * model.padding;
+    const [state, random] = [NCA.seedState(side, side, model.channels, 1), NCA.makeRandom(1)];
+    for (let k = 0; k < model.num_steps; k++) {
+      NCA.step(model, state, NCA.fireMask(random, side, side, model.mask));
+    }
+    const alphas = NCA.plane(state, model.channels - 1);
+    return !alphas.some((alpha) => alpha > model.alive_threshold && alpha < Infinity);
+  }
+
   /* The life of one rule, from its seed on, over and over. */
   class Growth {
     constructor() {
@@ -184,9 +195,17 @@ var Views = (() => {
   }
 
   const LEFT = 44,
-    RIGHT = 8,
-    TOP = 6,
-    BOTTOM = 30; // room for the axes, in pixels
+    RIGHT = 10,
+    TOP = 44, // of which pictures take the most
+    BOTTOM = 18; // room for the axes, in pixels
+  const SHOT = 36; // pixels across
+  // What stands at the end of each line, and how far below it.
+  const LABELS = {
+    whitened: ["whitened", 13],
+    pgpe: ["PGPE", -6],
+    backprop: ["by gradients", 15],
+    own: ["this run", -9],
+  };
   const LEAST = 50; // rollouts, where the axis begins
   const RAISED = [
     "1",
@@ -213,19 +232,23 @@ var Views = (() => {
   /* Loss over rollouts, both logarithmic. */
   class Curve {
     constructor() {
-      this.element = draw("svg", { class: "evolve-curve", role: "img", "aria-label": "Loss" });
-      this.lines = [];
-      new ResizeObserver(() => this.draw()).observe(this.element);
+      this.plot = draw("svg", { class: "evolve-curve", role: "img", "aria-label": "Loss" });
+      const label = "The best of some generations";
+      this.strip = make("div", { class: "evolve-shots", role: "img", "aria-label": label });
+      this.element = make("div", { class: "evolve-plot" }, this.plot, this.strip);
+      this.lines = this.shots = [];
+      new ResizeObserver(() => this.draw()).observe(this.plot);
     }
 
-    /* lines: {kind, points: [[rollouts, loss], ...]}; empty: the level of the empty grid. */
-    show(lines, empty) {
-      Object.assign(this, { lines, empty });
+    /* lines: {kind, points: [[rollouts, loss], ...]}; empty: the level of the empty grid; shots:
+       {rollouts, canvas}, to stand above. */
+    show(lines, empty, shots) {
+      Object.assign(this, { lines, empty, shots });
       this.draw();
     }
 
     draw() {
-      const [width, height] = [this.element.clientWidth, this.element.clientHeight];
+      const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
       if (!width || !this.empty) return;
       const own = this.lines.find(({ kind }) => kind === "own").points;
       const losses = own.map(([, loss]) => loss).filter(Number.isFinite);
@@ -247,19 +270,24 @@ var Views = (() => {
         )
           .map((point) => point.map((value) => value.toFixed(1)).join())
           .join(" ");
-      this.element.setAttribute("viewBox", `0 0 ${width} ${height}`);
-      this.element.replaceChildren(
+      this.hang(x, width);
+      this.plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      const [end, level] = [width - RIGHT, y(this.empty)];
+      const label = (kind, text, x, y) =>
+        draw("text", { class: `label ${kind}`, x, y, "text-anchor": x < 2 * LEFT ? "start" : "end" }, text);
+      const name = (kind, placed) => {
+        if (!placed) return [];
+        const [left, top] = placed.split(" ").at(-1).split(",").map(Number);
+        const [text, below] = LABELS[kind];
+        return [label(kind, text, left, top + below)];
+      };
+      const placed = this.lines.map(({ kind, points }) => [kind, place(points)]);
+      this.plot.replaceChildren(
         ...this.makeAxes(x, y, { width, height, right, low, high }),
-        draw("line", {
-          class: "empty",
-          x1: LEFT,
-          x2: width - RIGHT,
-          y1: y(this.empty),
-          y2: y(this.empty),
-        }),
-        ...this.lines.map(({ kind, points }) =>
-          draw("polyline", { class: kind, points: place(points) }),
-        ),
+        draw("line", { class: "empty", x1: LEFT, x2: end, y1: level, y2: level }),
+        label("empty", "empty grid", end, level - 5),
+        ...placed.map(([kind, points]) => draw("polyline", { class: kind, points })),
+        ...placed.flatMap(([kind, points]) => name(kind, points)),
         ...own
           .slice(1)
           .slice(-1)
@@ -267,6 +295,19 @@ var Views = (() => {
             draw("circle", { class: "own", cx: x(rollouts), cy: y(loss), r: 3.5 }),
           ),
       );
+    }
+
+    /* Hang the pictures where they belong; those that would lie on one another stay out. */
+    hang(x, width) {
+      let edge = 0;
+      const seen = this.shots.filter(({ rollouts, canvas }) => {
+        const left = Math.min(x(rollouts) - SHOT / 2, width - SHOT);
+        if (left < edge) return false;
+        edge = left + SHOT + 2;
+        canvas.style.left = `${left}px`;
+        return true;
+      });
+      this.strip.replaceChildren(...seen.map(({ canvas }) => canvas));
     }
 
     makeAxes(x, y, { width, height, right, low, high }) {
@@ -294,13 +335,9 @@ var Views = (() => {
           );
         }
       }
-      const middle = (LEFT + width - RIGHT) / 2;
-      return [
-        ...parts,
-        draw("text", { x: middle, y: height - 3, "text-anchor": "middle" }, "rollouts"),
-      ];
+      return parts;
     }
   }
 
-  return { Population, Growth, Curve };
+  return { Population, Growth, Curve, isBarren };
 })();
