@@ -33,14 +33,14 @@ GOAL = """() => {
 class Reader:
     """A tab with the page, and what went wrong in it."""
 
-    def __init__(self, chromium, fragment="", **context):
+    def __init__(self, chromium, fragment="", page="evolve", **context):
         self.context = chromium.new_context(offline=True, **context)
         self.context.add_init_script(WATCH)
         self.tab = self.context.new_page()
         self.tab.set_default_timeout(GENEROUS)
         self.troubles, self.requests = hear(self.tab), []
         self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.goto((HTML / "book" / "evolve.html").as_uri() + fragment)
+        self.tab.goto((HTML / "book" / f"{page}.html").as_uri() + fragment)
         self.tab.wait_for_function("() => Number(document.documentElement.dataset.empty) > 0")
 
     def button(self, name):
@@ -54,6 +54,13 @@ class Reader:
             "([name, values]) => values.includes(document.documentElement.dataset[name])",
             arg=[name, values],
         )
+
+    def step(self):
+        """One generation, which its reader is told of."""
+        rollouts = int(self.data("rollouts")) + 64
+        self.button("One generation").click()
+        self.wait_for("rollouts", str(rollouts))
+        self.wait_for("state", "paused")
 
     def wait_for_rollouts(self, rollouts):
         """Pause after the first generation that brings them to this number."""
@@ -108,6 +115,9 @@ class Reader:
             }""",
             value,
         )
+
+    def knob(self, setting) -> str:
+        return self.tab.locator(f"#evolve-{setting}").input_value()
 
     def history(self) -> str:
         return self.tab.locator(".evolve-curve polyline.own").get_attribute("points")
@@ -175,10 +185,8 @@ def test_the_same_seed_gives_the_same_history(read):
         reader.tab.get_by_role("spinbutton", name="Seed").fill(str(seed))
         for target in ["butterfly", "lizard"]:  # another target ends what was begun
             reader.tab.get_by_role("radio", name=target).check()
-        for generation in range(1, 4):
-            reader.button("One generation").click()
-            reader.wait_for("rollouts", str(64 * generation))
-            reader.wait_for("state", "paused")
+        for _ in range(3):
+            reader.step()
         return reader.data("loss"), reader.history()
 
     first = evolve(0)
@@ -282,8 +290,7 @@ def test_a_link_shows_the_pattern_growing(read):
 
 def test_weights_are_saved_and_read_back(read, tmp_path):
     reader = read()
-    reader.button("One generation").click()
-    reader.wait_for("state", "paused")
+    reader.step()
     with reader.tab.expect_download() as download:
         reader.button("Save weights").click()
     assert download.value.suggested_filename == "lizard.nca.json"
@@ -315,15 +322,52 @@ def test_foreign_links_are_refused_in_words(read, fragment):
 )
 def test_what_goes_wrong_is_shown_and_explained(read, name, state):
     reader = read()
+    reader.step()
+    before = [reader.data(name) for name in ("loss", "rollouts", "state")], reader.knob("std")
     reader.button(name).click()
     reader.wait_for("state", "dead", "exploded")
     assert reader.data("state") == state
     assert state in reader.tab.locator(".evolve-trouble").inner_text()
-    assert state in reader.status().lower()
-    reader.button("Default settings").click()
-    reader.button("Start anew").click()
-    reader.wait_for("rollouts", "64", "128", "192")
+    assert state in reader.status().lower() and reader.knob("std") != before[1]
+    assert reader.button("Play with it").is_disabled() or state == "exploded"
+    reader.tab.locator(".evolve-back").click()  # to the run that was there
     assert not reader.tab.locator(".evolve-trouble").is_visible()
+    after = [reader.data(name) for name in ("loss", "rollouts", "state")], reader.knob("std")
+    assert after == before and reader.button("Play with it").is_enabled()
+    reader.step()  # and it goes on
+
+
+def test_a_run_that_another_target_or_start_replaces_can_be_gone_back_to(read):
+    reader = read()
+    reader.step()
+    reader.tab.get_by_role("radio", name="heart").check()
+    assert reader.data("rollouts") == "0"
+    reader.choose("size", 0)  # 16 cells
+    reader.step()
+    small = reader.goal().shape
+    reader.choose("size", 1)
+    reader.button("Start anew").click()
+    reader.wait_for("state", "running")
+    reader.wait_for_rollouts(64)
+    assert reader.goal().shape > small
+    reader.tab.locator(".evolve-back").click()
+    assert reader.data("rollouts") == "64" and reader.goal().shape == small
+    assert reader.tab.get_by_role("radio", name="heart").is_checked()
+
+
+def test_the_small_form_evolves_in_a_chapter(read):
+    reader = read(page="04_es_training", viewport={"width": 390, "height": 844})
+    assert reader.tab.locator(".nca-evolve :is(input[type=range], select)").count() == 0
+    reader.tab.get_by_role("radio", name="star").check()
+    reader.step()
+    first = float(reader.data("loss"))
+    reader.button("Go on").click()
+    reader.wait_for_rollouts(1_000)
+    assert float(reader.data("loss")) < 0.95 * first
+    assert reader.tab.locator(".nca-evolve a[href='evolve.html']").is_visible()
+    parts = reader.tab.locator(".nca-evolve :is(button, canvas, svg, p, dd):not(.evolve-strip *)")
+    edges = parts.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().right)")
+    assert len(edges) > 10 and max(edges) <= 390
 
 
 def test_a_pattern_goes_into_the_player(read):
@@ -340,14 +384,11 @@ def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
     room = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert reader.tab.evaluate(room) == 0
     if width > 1000:
-        seen = [".evolve-strip", ".evolve-population", ".evolve-growth", ".evolve-curve"]
-        for place in [reader.tab.locator(name).bounding_box() for name in seen]:
-            assert place["y"] >= 0 and place["y"] + place["height"] <= height
-    reader.button("One generation").click()
-    reader.wait_for("state", "paused")
+        seen = reader.tab.locator("form :is(canvas, svg, button, input):visible")
+        bottoms = seen.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().bottom)")
+        assert max(bottoms) <= height
+    reader.step()
     assert reader.tab.evaluate("shift") < 0.01
-    for summary in reader.tab.locator(".nca-evolve summary").all():
-        summary.click()
     assert reader.tab.evaluate(room) == 0 and reader.troubles == []
     assert barriers(reader.tab, THEME_KNOWN) == {}
     reader.button("Draw").click()

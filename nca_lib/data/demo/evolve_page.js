@@ -418,6 +418,7 @@
       Object.assign(this, before);
       this.rasterise();
       this.refresh("Here it is again.");
+      this.growth.model = null; // begins at once
       this.view();
     }
 
@@ -444,9 +445,8 @@
         if (this.state !== "paused") return;
         const [share, worst] = [best, Math.max(...fitness)].map((value) => this.toShare(value));
         this.say(
-          `Generation ${number(generation)}: ${fitness.length} variations grew. The best has ` +
-            `${share} of an empty grid’s loss, the worst ${worst}. The mean has moved, ` +
-            "towards the better ones.",
+          `Generation ${number(generation)}: the best scored ${share}, the worst ${worst}. ` +
+            "The mean moved towards the better.",
         );
       });
     }
