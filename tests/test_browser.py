@@ -253,7 +253,7 @@ def test_bare_weights_need_their_configuration(engine):
     own = demo.describe(run.params, config=run.config, name="mine", title="My heart")
     assert own == demo.describe(run) | {"name": "mine", "title": "My heart"}
     assert demo.describe(run.folder) == demo.describe("heart")
-    assert demo.describe(run._replace(folder=Path("Läuf_1")))["title"] == "Lauf 1"
+    assert demo.describe(run._replace(folder=Path("Läuf_1")))["title"] == "Läuf 1"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ read and write it with `data/demo/nca.js` and `record.js`.
 """
 
 import base64
+import hashlib
 import json
 import os
 import zlib
@@ -43,6 +44,34 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def encode_target(target: np.ndarray) -> str:
     """Turn a picture (H, W, 4) float32 in [0, 1] into base64 of a byte for each number."""
     return base64.b64encode(np.rint(255 * target).astype(np.uint8).tobytes()).decode()
+
+
+def encode_weights(exact: np.ndarray, dtype: str) -> dict:
+    """Turn weights into text.
+
+    Args:
+        exact: (D,) float32, in the order of `ORDER`.
+        dtype: one of `DTYPES`.
+
+    Returns:
+        The record's fields: base64 of little-endian numbers, their checksums, and the largest error
+        that the dtype makes.
+
+    Raises:
+        ValueError: a weight is not finite, or not in this dtype.
+    """
+    with np.errstate(over="ignore"):
+        weights = exact.astype(np.dtype(dtype).newbyteorder("<"))
+    if not np.isfinite(weights).all():
+        raise ValueError(f"weights must be finite as {dtype}, the largest is {abs(exact).max():g}")
+    data = weights.tobytes()
+    return {
+        "dtype": dtype,
+        "error": float(np.abs(weights.astype(np.float32) - exact).max()),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "crc32": zlib.crc32(data),
+        "weights": base64.b64encode(data).decode(),
+    }
 
 
 def read_record(path: str | os.PathLike) -> tuple[dict, Task, Any]:

@@ -7,13 +7,10 @@ so weights travel as scripts, too.
 """
 
 import base64
-import hashlib
 import html
 import json
 import os
 import re
-import unicodedata
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from nca_lib.lab.record import (
     RULE,
     SUFFIX,
     encode_target,
+    encode_weights,
     is_record,
     shapes,
 )
@@ -38,6 +36,7 @@ from nca_lib.target import list_emoji
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
 SCRIPTS = ("nca.js", "player.js", "playground.js")
+NAME = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
 def describe(
@@ -53,8 +52,9 @@ def describe(
     Args:
         run: a run, the name or folder of one, or bare weights together with `config`.
         config: what bare weights were trained with; otherwise the run's own is taken.
-        name: lower-case letters, digits and hyphens; by default the name of the run's folder.
-        title: for readers; by default made from the name.
+        name: lower-case letters, digits and hyphens; by default the name of the run's folder if it
+            is that, else "own".
+        title: for readers; by default made from the name of the run's folder.
         dtype: "float32", exact, or "float16", half the size. Its `error` is the largest change of
             a weight.
 
@@ -75,20 +75,20 @@ def describe(
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
     run = load_run(run) if isinstance(run, str | Path) else run
-    params, target = run, None
+    params, target, label = run, None, name or "own"
     if isinstance(run, Run):
         if config is not None:
             raise ValueError("config must be None for a run, which has its own")
-        name = name or _plain(run.folder.resolve().name.removesuffix(SUFFIX))
+        label = name or run.folder.resolve().name.removesuffix(SUFFIX)
         config, params, target = run.config, run.params, run.target
     if not isinstance(config, Config):
         raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
     if config.cells != "smooth":
         raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
-    name = name or "own"
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+    name = name or (label if NAME.fullmatch(label) else "own")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"name must be lower-case letters, digits and hyphens, got {name!r}")
-    title = name.replace("-", " ").capitalize() if title is None else title
+    title = re.sub("[-_]", " ", label).capitalize() if title is None else title
     if not isinstance(title, str) or not title.strip():
         raise ValueError(f"title must be a text, got {title!r}")
     told = {"format": FORMAT, "name": name, "title": title, **RULE}
@@ -96,29 +96,7 @@ def describe(
     bundled = {emoji.rstrip("\ufe0f") for emoji in list_emoji()}
     if target is not None and config.emoji.rstrip("\ufe0f") not in bundled:  # not known offline
         told["target"] = encode_target(target)
-    return told | _encode(flatten(params, config), dtype)
-
-
-def _plain(folder: str) -> str:
-    """A folder's name in the letters that names in a page may have: "lauf-1" for "Läuf_1"."""
-    letters = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode().lower()
-    return re.sub("[^a-z0-9]+", "-", letters)[:64].strip("-")
-
-
-def _encode(exact: np.ndarray, dtype: str) -> dict:
-    """Weights as text, with their checksums, and the largest error that the dtype makes."""
-    with np.errstate(over="ignore"):
-        weights = exact.astype(np.dtype(dtype).newbyteorder("<"))
-    if not np.isfinite(weights).all():
-        raise ValueError(f"weights must be finite as {dtype}, the largest is {abs(exact).max():g}")
-    data = weights.tobytes()
-    return {
-        "dtype": dtype,
-        "error": float(np.abs(weights.astype(np.float32) - exact).max()),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "crc32": zlib.crc32(data),
-        "weights": base64.b64encode(data).decode(),
-    }
+    return told | encode_weights(flatten(params, config), dtype)
 
 
 def flatten(params: Any, config: Config) -> np.ndarray:
