@@ -433,7 +433,7 @@ def test_on_a_narrow_page_nothing_is_cut_off(read):
     width = 320  # 1280 pixels at a zoom of 400 per cent
     reader = read(f"#{THREE}", viewport={"width": width, "height": 640})
     outside = """(width) => [...document.querySelectorAll(".nca-player *")]
-        .filter((e) => !e.closest(".nca-strip, .nca-frame"))
+        .filter((e) => !e.closest(".nca-strip, .nca-tries, .nca-frame"))
         .filter((e) => e.getBoundingClientRect().right > width || e.scrollWidth > width)
         .map((e) => e.outerHTML.slice(0, 80))"""
     assert reader.tab.evaluate(outside, width) == []
@@ -602,7 +602,7 @@ def test_where_the_first_weights_are_bad_words_say_so_and_others_still_grow(read
 
 
 def test_a_long_title_does_not_widen_the_page(read, notebook):
-    page = notebook(demo.show("heart", title="heart " * 150_000).data)
+    page = notebook(demo.show("heart", title="heart" * 180_000).data)
     reader = read(where=page)
     assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 1280
 

@@ -201,10 +201,9 @@
         "aria-label": "The target",
       });
       this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
-      this.score = make("strong", {}, "–");
-      this.loss = make("span", {}, "–");
-      const score = make("p", { class: "evolve-score" }, this.score, " of an empty grid’s loss, ");
-      score.append(this.loss);
+      [this.score, this.loss] = [make("strong"), make("span")];
+      const says = [this.score, " of an empty grid’s loss, ", this.loss];
+      this.scoreLine = make("p", { class: "evolve-score", hidden: "" }, ...says);
       return make(
         "div",
         { class: "evolve-stage" },
@@ -216,7 +215,7 @@
         ),
         figure("is-growth", "Their mean,", "growing", this.growth.element),
         figure("is-goal", "Target", "", this.target),
-        score,
+        this.scoreLine,
         this.list,
         figure("is-curve", "Loss", "of the mean, over rollouts", this.curve.element),
         ...(this.panel ? [this.panel.near] : []),
@@ -661,7 +660,8 @@
         empty: this.empty ?? "",
         state: this.state,
       });
-      this.score.textContent = Number.isFinite(value) ? this.toShare(value) : "–";
+      this.scoreLine.hidden = Number.isNaN(value);
+      this.score.textContent = this.toShare(value);
       this.loss.textContent = loss(value);
       const figures = {
         Generation: number(evolution?.generation ?? 0),
