@@ -1,7 +1,8 @@
 /* Evolution in the page: a placeholder <div class="nca-evolve"> becomes a target to choose, a
-   population to watch, and what has come of it; with data-size="small" without knobs. Evolution is
-   crew.js's; targets, views, knobs and pad have scripts of their own. Texts of files and links
-   reach the page as text nodes, never as markup. */
+   population to watch, and what has come of it; with data-size="small" without knobs. Knobs that are
+   rarely turned go to <div class="nca-evolve evolve-more">, below the text. Evolution is crew.js's;
+   targets, views, knobs and pad have scripts of their own. Texts of files and links reach the page as
+   text nodes, never as markup. */
 (() => {
   "use strict";
 
@@ -9,9 +10,10 @@
   const { emoji: BUNDLED, sheet, runs: SHIPPED } = NCA.evolveData;
   const CLIP_SIDE = 480;
   const CURVE_MS = 200; // between two drawings of the curve
+
   const SAID = {
     idle: "Choose a target and press Start.",
-    running: "Evolving.",
+    running: "Evolving: variations grow, the mean moves towards the better, and again.",
     paused: "Paused.",
     asleep: "Asleep while the page is hidden.",
     dead: "Dead: most members score what an empty grid does.",
@@ -419,6 +421,7 @@
       this.refresh("Here it is again.");
       this.growth.model = null; // begins at once
       this.view();
+      if (this.backButton.hidden) this.startButton.focus(); // where the keyboard goes on
     }
 
     toggle() {

@@ -202,9 +202,9 @@ var Views = (() => {
   // What stands at the end of each line, and how far below it.
   const LABELS = {
     whitened: ["whitened", 13],
-    pgpe: ["PGPE", -6],
+    pgpe: ["PGPE", -12],
     backprop: ["by gradients", 15],
-    own: ["this run", -9],
+    own: ["this run", 16],
   };
   const LEAST = 50; // rollouts, where the axis begins
   const RAISED = [
@@ -273,13 +273,14 @@ var Views = (() => {
       this.hang(x, width);
       this.plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
       const [end, level] = [width - RIGHT, y(this.empty)];
-      const label = (kind, text, x, y) =>
-        draw("text", { class: `label ${kind}`, x, y, "text-anchor": x < 2 * LEFT ? "start" : "end" }, text);
-      const name = (kind, placed) => {
-        if (!placed) return [];
-        const [left, top] = placed.split(" ").at(-1).split(",").map(Number);
+      const label = (kind, text, x, y) => {
+        const anchor = x < 2 * LEFT ? "start" : "end";
+        return draw("text", { class: `label ${kind}`, x, y, "text-anchor": anchor }, text);
+      };
+      const name = (kind, points) => {
         const [text, below] = LABELS[kind];
-        return [label(kind, text, left, top + below)];
+        const [left, top] = points.split(" ").at(-1).split(",").map(Number);
+        return label(kind, text, left, top + below);
       };
       const placed = this.lines.map(({ kind, points }) => [kind, place(points)]);
       this.plot.replaceChildren(
@@ -287,7 +288,7 @@ var Views = (() => {
         draw("line", { class: "empty", x1: LEFT, x2: end, y1: level, y2: level }),
         label("empty", "empty grid", end, level - 5),
         ...placed.map(([kind, points]) => draw("polyline", { class: kind, points })),
-        ...placed.flatMap(([kind, points]) => name(kind, points)),
+        ...placed.filter(([, points]) => points).map(([kind, points]) => name(kind, points)),
         ...own
           .slice(1)
           .slice(-1)
