@@ -306,6 +306,15 @@ def test_a_later_version_is_not_taken_for_damage(finished, tmp_path):
     assert load_run(tmp_path / "run").info == info
 
 
+def test_one_emoji_in_two_spellings_is_one_target(finished):
+    meta = runs.begin(make_task(dataclasses.replace(TINY, emoji="❤️")))
+    saved = saved_by(config=meta["config"] | {"emoji": "❤"}, target=meta["target"])
+    points = log_points(TINY, 0)
+    assert runs.continue_from(saved, meta, points)["config"] == meta["config"]
+    with pytest.raises(ValueError, match="cannot resume: emoji"):
+        runs.continue_from(saved_by(), meta, points)
+
+
 def test_a_run_may_start_from_another(finished, tmp_path):
     config = dataclasses.replace(TINY, generations=1, init=str(finished), learning_rate=1e-9)
     out = train(config, tmp_path / "more")
