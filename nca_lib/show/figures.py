@@ -80,11 +80,12 @@ def show_clip(
     title: str = "",
     fps: float = 20.0,
     zoom: int = 4,
+    still: int = -1,
 ) -> HTML:
     """Show a looping clip that can be paused, in a notebook and in a built page, without scripts.
 
-    A checkbox (or a tap on the picture) exchanges the clip for its last frame, which stays for a
-    second more when it moves. Readers whose system asks for reduced motion get that frame only.
+    A checkbox (or a tap on the picture) exchanges the clip for one of its frames. Readers whose
+    system asks for reduced motion get that frame only. The last frame stays for a second more.
 
     Explained in chapter 5, "A clip".
 
@@ -94,6 +95,7 @@ def show_clip(
         title: a caption.
         fps: frames per second, at most 60.
         zoom: CSS pixels per pixel, where the page is wide enough.
+        still: index of the frame that stands for the clip; by default the last.
 
     Returns:
         HTML with the clip inside, to be the last value of a notebook cell.
@@ -102,7 +104,7 @@ def show_clip(
         ValueError: no frames, an empty `alt`, or fps out of range.
     """
     frames = as_pixels(frames, 4)
-    picture = _data_uri(frames[-1:], "PNG")
+    picture = _data_uri(frames[still][None], "PNG")
     moving = _data_uri(frames, "WEBP", fps)
     size = (frames.shape[2] * zoom, frames.shape[1] * zoom)
     # The label holds everything: no ids are needed, so clips on one page cannot collide.
