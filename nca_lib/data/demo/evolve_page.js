@@ -447,15 +447,15 @@
         if (this.state !== "paused") return;
         const [share, worst] = [best, Math.max(...fitness)].map((value) => this.toShare(value));
         this.say(
-          `Generation ${number(generation)}: the best scored ${share}, the worst ${worst}. ` +
-            "The mean moved towards the better.",
+          `Generation ${number(generation)}: losses from ${share}, the best, to ${worst} of an ` +
+            "empty grid's. The mean moved a little towards the better.",
         );
       });
     }
 
     toShare(value) {
       const percent = (100 * value) / this.empty;
-      return percent < 1000 ? `${Math.round(percent)}%` : "over 1,000%";
+      return percent < 1000 ? `${Math.round(percent)}%` : ">999%";
     }
 
     startAnew() {
@@ -526,13 +526,15 @@
       const reached = MILESTONES.find(([limit]) => share <= limit);
       const isNews = report.measured && reached && reached[0] < this.milestone;
       if (isNews) this.milestone = reached[0];
-      if (report.measured && share > 1000)
-        this.say("Far beyond an empty grid: the steps are too large. Lower the learning rate, start anew.");
+      if (report.measured && share > 1.2 && this.milestone < 1) {
+        this.milestone = 1; // whoever comes back is told again
+        this.say("Worse than an empty grid now. Lower the learning rate or σ, or start anew.");
+      }
       if (report.generation === 1) this.refresh();
       this.showFigures();
       if (isNews)
         this.say(
-          `The loss is ${reached[1]} of the empty grid's, after ${number(report.rollouts)} rollouts.`,
+          `The loss fell to ${reached[1]} of the empty grid's after ${number(report.rollouts)} rollouts.`,
         );
     }
 
