@@ -337,6 +337,18 @@ def test_what_goes_wrong_is_shown_and_explained(read, name, state):
     reader.step()  # and it goes on
 
 
+def test_a_run_that_dies_goes_on_from_its_best_mean(read):
+    reader = read()
+    reader.wait_for_half()
+    best = reader.share()
+    reader.choose("std", 1e3)  # to the end
+    reader.wait_for("state", "dead", "exploded")
+    reader.button("Go on from its best, gently").click()
+    reader.tab.wait_for_function("document.documentElement.dataset.loss > 0")
+    assert reader.data("state") == "running" and int(reader.data("rollouts")) < 2_000
+    assert reader.share() < 1.2 * best
+
+
 def test_a_run_that_another_target_or_start_replaces_can_be_gone_back_to(read):
     reader = read()
     reader.step()

@@ -35,7 +35,10 @@
   };
   const DEMOS = { dead: Evolution.DEAD, exploded: Evolution.EXPLODED };
   // What makes a run; while another one is looked at, it waits with all of this.
-  const RUN = ["evolution", "report", "seen", "shots", "given", "settings", "source", "milestone"];
+  const RUN = [
+    ...["evolution", "report", "seen", "shots", "given", "settings", "source", "milestone"],
+    "best", // the mean of least loss: from there a run that dies can go on
+  ];
   const NEXT_SHOT = 1.8; // times as many rollouts as at the one before
   const CAREFUL = 0.02; // σ for pictures of the reader's own: at the lizard's many of them die
   const MILESTONES = [
@@ -59,7 +62,7 @@
       this.root = root;
       this.isFull = root.dataset.size !== "small";
       this.settings = Evolution.check({});
-      this.evolution = this.given = null; // given: a model from a file or a link
+      this.evolution = this.given = this.best = null; // given: a model from a file or a link
       this.report = this.seen = null; // the last one, and the last one with pictures
       this.shots = []; // the best of some generations: {rollouts, canvas}
       this.source = null; // {picture, emoji, title} of the target
@@ -399,7 +402,7 @@
       const isWorthIt = this.evolution?.generation && !this.isLost && !this.isDemo;
       if (isWorthIt) this.keep();
       else this.evolution?.stop();
-      this.evolution = this.report = this.seen = this.given = null;
+      this.evolution = this.report = this.seen = this.given = this.best = null;
       this.shots = [];
       this.isAsleep = this.isDemo = false;
     }
@@ -430,15 +433,18 @@
       this.attemptStart(() => this.evolution.run());
     }
 
-    /* What has died or exploded starts anew with the usual noise and steps, or half of them. */
+    /* What has died or exploded goes on from its best mean, if one was better than nothing, with
+       the usual noise and steps, or half of them. */
     soften() {
-      const { std, learning_rate: rate } = this.settings;
+      const { best, settings } = this;
+      const { std, learning_rate: rate } = settings;
       const less = (value, usual) => (value > usual ? usual : value / 2);
       this.forget();
       this.set({
         std: less(std, Evolution.DEFAULTS.std),
         learning_rate: Math.min(rate, Evolution.DEFAULTS.learning_rate),
       });
+      this.given = best;
     }
 
     step() {
@@ -522,6 +528,9 @@
         this.shoot(report);
         this.view();
       }
+      if (report.measured && report.loss < (this.best?.loss ?? this.empty)) {
+        this.best = this.evolution.model();
+      }
       const share = report.loss / this.empty;
       const reached = MILESTONES.find(([limit]) => share <= limit);
       const isNews = report.measured && reached && reached[0] < this.milestone;
@@ -571,7 +580,7 @@
     refresh(message) {
       const { state } = this;
       const go = this.evolution?.generation ? "Go on" : "Start";
-      const again = this.isLost ? "Start anew, gently" : go;
+      const again = this.isLost ? `${this.best ? "Go on from its best" : "Start anew"}, gently` : go;
       this.startButton.textContent = state === "running" ? "Pause" : again;
       this.root.dataset.state = state;
       const isNews = state !== this.shownState;
