@@ -344,7 +344,7 @@ def test_a_run_that_dies_goes_on_from_its_best_mean(read):
     reader.choose("std", 1e3)  # to the end
     reader.wait_for("state", "dead", "exploded")
     reader.button("Go on from its best, gently").click()
-    reader.tab.wait_for_function("document.documentElement.dataset.loss > 0")
+    reader.tab.wait_for_function("() => document.documentElement.dataset.loss > 0")
     assert reader.data("state") == "running" and int(reader.data("rollouts")) < 2_000
     assert reader.share() < 1.2 * best
 
