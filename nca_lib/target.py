@@ -31,9 +31,11 @@ MAX_SIZE, MAX_PADDING = 512, 256  # cells
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 # Pixels that Pillow makes 8 bits of: they no longer equal the colour that is to be transparent.
 SHIFTED = ("L;2", "L;4", "I;16B", "RGB;16B")
-MAX_FILE = 100_000_000  # bytes
+# Bytes, and pixels in a row: what resampling takes grows with the side, whatever the area.
+MAX_FILE, MAX_SIDE = 100_000_000, 65_535
 # Flags are spelt with letters of their own: of a country, and tags for a part of one.
 LETTERS = {first + i: chr(65 + i) for first in (0x1F1E6, 0xE0061) for i in range(26)}
+LETTERS |= {0xE0030 + i: str(i) for i in range(10)}
 
 
 def list_emoji() -> list[str]:
@@ -117,9 +119,9 @@ def load_image(
 
     Raises:
         ValueError: An argument is not as described, or the file is missing, is not an image, is
-            damaged, is larger than 100 MB, has more pixels than Pillow deems safe, its values have
-            no agreed range (floats, signed integers, 32 bits), or a colour of other than 8 bits is
-            transparent.
+            damaged, is larger than 100 MB, has more pixels than Pillow deems safe or more than
+            65,535 in a row, its values have no agreed range (floats, signed integers, 32 bits), or
+            a colour of other than 8 bits is transparent.
     """
     _check_layout(size, padding, premultiply)
     try:
@@ -174,6 +176,8 @@ def _read(path: str | os.PathLike) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+                if max(image.size) > MAX_SIDE:
+                    raise ValueError(f"{image.width} x {image.height} pixels")
                 _check_range(image)
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip
@@ -199,8 +203,9 @@ def _check_range(image: Image.Image) -> None:
 def _noto_path(emoji: str) -> str:
     """Path of an emoji's picture in Noto's repository; flags lie apart from the rest."""
     # The tags of a part of a country stand between a black flag and a tag that ends them.
-    flag = emoji.translate(LETTERS).removeprefix("\U0001f3f4").removesuffix("\U000e007f")
-    if len(flag) > 1 and flag.isascii() and flag.isalpha():
+    spelt = emoji.removeprefix("\U0001f3f4").removesuffix("\U000e007f")
+    if len(spelt) > 1 and all(ord(char) in LETTERS for char in spelt):
+        flag = spelt.translate(LETTERS)
         parts = filter(None, (flag[:2], flag[2:]))
         return f"third_party/region-flags/png/{'-'.join(parts)}.png"
     codes = "_".join(f"{ord(char):04x}" for char in emoji if char != "\ufe0f")

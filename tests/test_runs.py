@@ -159,6 +159,14 @@ def test_an_own_run_loads_alike(own):
     np.testing.assert_allclose(run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5)
 
 
+def test_unknown_runs_are_named_with_those_that_exist(tmp_path):
+    for name in ("newt", tmp_path):
+        with pytest.raises(
+            ValueError, match=f"'{name}' is neither a shipped run .*lizard.*run.json"
+        ):
+            load_run(name)
+
+
 def test_weights_of_another_configuration_are_refused(own, tmp_path):
     folder = shutil.copytree(own, tmp_path / "changed")
     (folder / "run.json").write_text(

@@ -188,6 +188,7 @@ BROKEN = {
     "text": b"not an image",
     "cut": RED[:-40],
     "ppm": encoded(Image.new("RGB", (8, 8)), "PPM"),  # Pillow would read it
+    "long": encoded(Image.new("1", (65_536, 1))),
     "decompression bomb": bomb(10_000),  # Pillow warns
     "decompression bomb DOS": bomb(20_000),  # Pillow refuses
 }
@@ -209,6 +210,7 @@ PATHS = {
     "#️⃣": "png/128/emoji_u0023_20e3.png",
     "👨‍👩‍👧": "png/128/emoji_u1f468_200d_1f469_200d_1f467.png",
     "🏴": "png/128/emoji_u1f3f4.png",
+    "🏴GB": "png/128/emoji_u1f3f4_0047_0042.png",
     "🇫🇷": "third_party/region-flags/png/FR.png",
     FLAG_OF_ENGLAND: "third_party/region-flags/png/GB-ENG.png",
     "🏴" + "\U000e002f" * 3 + "\U000e007f": "png/128/emoji_u1f3f4_e002f_e002f_e002f_e007f.png",
