@@ -528,23 +528,23 @@
         this.shoot(report);
         this.view();
       }
-      if (report.measured && report.loss < (this.best?.loss ?? this.empty)) {
-        this.best = this.evolution.model();
-      }
-      const share = report.loss / this.empty;
-      const reached = MILESTONES.find(([limit]) => share <= limit);
-      const isNews = report.measured && reached && reached[0] < this.milestone;
-      if (isNews) this.milestone = reached[0];
-      if (report.measured && share > 1.2 && this.milestone < 1) {
+      if (report.generation === 1) this.refresh();
+      this.showFigures();
+      if (report.measured) this.judge(report);
+    }
+
+    /* Keep the best mean, and say when a run has come far, or has gone astray. */
+    judge({ loss, rollouts }) {
+      if (loss < (this.best?.loss ?? this.empty)) this.best = this.evolution.model();
+      const share = loss / this.empty;
+      const [limit, part] = MILESTONES.find(([limit]) => share <= limit) ?? [1];
+      if (part && limit < this.milestone) {
+        this.milestone = limit;
+        this.say(`The loss fell to ${part} of the empty grid's after ${number(rollouts)} rollouts.`);
+      } else if (share > 1.2 && this.milestone < 1) {
         this.milestone = 1; // whoever comes back is told again
         this.say("Worse than an empty grid now. Lower the learning rate or σ, or start anew.");
       }
-      if (report.generation === 1) this.refresh();
-      this.showFigures();
-      if (isNews)
-        this.say(
-          `The loss fell to ${reached[1]} of the empty grid's after ${number(report.rollouts)} rollouts.`,
-        );
     }
 
     sleep() {
