@@ -108,8 +108,7 @@ var Evolution = (() => {
       if (this.index) return null;
       const std = ES.std(settings, state);
       const sigma = std.reduce((sum, s) => sum + s, 0) / std.length;
-      const sigmas = [std.reduce((a, b) => Math.min(a, b)), std.reduce((a, b) => Math.max(a, b))];
-      return { mean: Float32Array.from(state.mean), sigma, sigmas };
+      return { mean: Float32Array.from(state.mean), sigma };
     }
   }
 
@@ -295,16 +294,17 @@ var Evolution = (() => {
       const measures = generation < 10 || generation % 10 === 0;
       const pictures = start - this.drawnAt >= PICTURES;
       if (pictures) this.drawnAt = start;
-      const shares = await this.all("evaluate", { measures, pictures });
-      const fitness = new Float32Array(settings.population);
-      let [drawn, loss] = [[], 0];
-      for (const share of shares) {
-        share.found.forEach(([number, value], k) => {
-          if (number >= fitness.length) loss += value / LIVES;
-          else [fitness[number], drawn[number]] = [value, share.drawn[k]];
-        });
+      let shares = await this.all("evaluate", { measures, pictures });
+      let [fitness, loss] = [new Float32Array(settings.population), 0];
+      for (const [number, value] of shares.flatMap(({ found }) => found)) {
+        if (number >= fitness.length) loss += value / LIVES;
+        else fitness[number] = value;
       }
-      const [{ mean, sigma, sigmas }] = await this.all("tell", { fitness });
+      const condition = judge(fitness, this.empty); // and what has ended is always drawn
+      if (condition && !pictures) shares = await this.all("evaluate", { pictures: true });
+      const withNumber = ({ found, drawn }) => drawn.map((picture, k) => [found[k][0], picture]);
+      const drawn = new Map(shares.flatMap(withNumber));
+      const [{ mean, sigma }] = await this.all("tell", { fitness });
       if (measures) {
         this.loss = loss; // of the mean before this generation
         this.history.push({ generation, rollouts: this.rollouts, seconds: this.seconds, loss, sigma });
@@ -319,9 +319,9 @@ var Evolution = (() => {
       const [best, median] = [fitness[order[0]], fitness[order[fitness.length >> 1]]];
       const report = { ...this.history.at(-1), generation: this.generation, fitness, best, median };
       Object.assign(report, { rollouts: this.rollouts, seconds: this.seconds, measured: measures });
-      Object.assign(report, { sigma, sigmas, mean, rate: this.rate() });
-      report.pictures = pictures ? join(order.map((number) => drawn[number])) : null;
-      return [report, judge(fitness, this.empty)];
+      Object.assign(report, { sigma, mean, rate: this.rate() });
+      report.pictures = drawn.size ? join(order.map((number) => drawn.get(number))) : null;
+      return [report, condition];
     }
 
     rate() {

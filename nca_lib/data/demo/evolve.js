@@ -38,12 +38,12 @@
 
    After dead or exploded it has stopped; run() tries another generation, and then the next.
 
-   report: {generation, rollouts, seconds, loss, measured, fitness, best, median, sigma, sigmas,
-   rate, mean, pictures}. generation counts those done. fitness: Float32Array of the members,
+   report: {generation, rollouts, seconds, loss, measured, fitness, best, median, sigma, rate,
+   mean, pictures}. generation counts those done. fitness: Float32Array of the members,
    Infinity where not finite; best, median of it. loss: of the mean, over 8 fresh lives, from the
    first ten generations and every tenth after; `measured` says whether it is new. sigma: the mean
-   noise of a weight; sigmas: [smallest, largest]. rate: rollouts a second, over the last seconds.
-   pictures: null or, at most every Evolution.PICTURES milliseconds, Uint8ClampedArray of
+   noise of a weight. rate: rollouts a second, over the last seconds. pictures: null or, at most
+   every Evolution.PICTURES milliseconds and when a run has ended, Uint8ClampedArray of
    (population, side, side, 4) straight RGBA, the last step of each member's life, best to worst:
    new ImageData(pictures.subarray(k * n, (k + 1) * n), side) with n = 4 * side * side.
 
