@@ -318,7 +318,7 @@
     /* At its end a pattern stands still; where it is to start over, it does so a moment later. */
     finish(seconds) {
       if (!this.options.again) {
-        this.play(false, `Paused at step ${this.count}, the last one trained for. Play to go on.`);
+        this.play(false, `At rest at step ${this.count}, the last one trained for. Play or touch it.`);
         this.rests = "end";
         return;
       }
@@ -399,7 +399,7 @@
       this.wasUsed = this.now.tool;
       // What heals gets the time to.
       if (this.count + (this.lasts ? 96 : 0) >= this.end) this.goOn();
-      if (this.rests) return this.play(true, message);
+      if (this.rests) return this.play(true, `${message} It lives on.`);
       this.refresh(message);
     }
 
