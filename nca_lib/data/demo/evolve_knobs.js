@@ -18,104 +18,104 @@ var Knobs = (() => {
       label: "Noise σ",
       values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
       isNear: true,
-      says: "How far variations stray from the mean, to begin with. Too far, and all of them die.",
+      says: "How far the variations lie from the mean at first. Too far, and all of them die.",
       link: ES + "the-estimator-and-its-mirror-image",
     },
     learning_rate: {
       label: "Learning rate",
       values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
       isNear: true,
-      says: "How far the mean moves towards the better ones. Too far, and it stumbles.",
+      says: "How far the mean moves towards the better ones. Too far, and the loss jumps.",
       link: ES + "how-large-a-step",
     },
     population: {
       label: "Population",
       values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
       isNear: true,
-      says: "Variations in a generation. More of them see the way better, and take longer.",
+      says: "Variations in a generation. More show the way better, but take longer.",
       link: ES + "ask-evaluate-tell",
     },
     std_rate: {
       label: "Rate of σ",
       values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       isNear: true,
-      says: "How fast each weight learns a σ of its own. At 0 all keep what they began with.",
+      says: "How fast each weight learns a σ of its own. At 0 none does.",
       link: ES + "a-sigma-for-every-weight",
     },
     num_steps: {
       label: "Steps",
       values: [16, 24, 32, 40, 48, 64, 96],
-      says: "How long a pattern may grow. Life spreads by at most one cell a step.",
+      says: "How long a pattern grows. It spreads by at most one cell a step.",
       link: RULE + "how-fast-news-travels",
     },
     ranks: {
       label: "Ranks",
-      says: "Only the order of the members counts, not by how much one is better.",
+      says: "Only the order of the members counts, not how far apart their losses are.",
       link: ES + "only-the-order-counts",
     },
     pairs: {
       label: "Mirrored pairs",
-      says: "For every member there is one with the opposite noise.",
+      says: "Every member has a partner with the opposite noise.",
       link: ES + "the-estimator-and-its-mirror-image",
     },
     shared_luck: {
       label: "Shared luck",
-      says: "All members of a generation grow with the same cells firing. Else luck decides, too.",
+      says: "In every step the same cells act in all members. Without it some do better by luck.",
       link: LOSS + "luck",
     },
     strategy: {
       label: "Strategy",
       choices: {
-        whitened: "PGPE, whitened noise",
-        pgpe: "PGPE, equal noise",
+        whitened: "Whitened PGPE",
+        pgpe: "PGPE",
         open_es: "OpenAI-ES",
       },
       says:
-        "PGPE learns a σ for each weight, OpenAI-ES has one for all. Whitened noise is even in what " +
-        "cells compute.",
+        "OpenAI-ES has one σ for all weights, PGPE learns one for each. Whitened noise changes all " +
+        "that a cell computes about equally.",
       link: ES + "noise-that-the-cells-shape",
     },
     seed: {
       label: "Seed",
       limits: Evolution.LIMITS.seed,
-      says: "The same seed repeats the same history, on any machine. Another one finds another rule.",
+      says: "The same seed repeats the same history, on any machine. Another finds another rule.",
       link: ES + "ask-evaluate-tell",
     },
     size: {
       label: "Target size",
       values: [16, 18, 20, 22, 24, 26, 28, 30, 32],
       text: (v) => `${v} × ${v}`,
-      says: "Cells a side, with four empty ones around. Larger pictures are slower and harder.",
+      says: "In cells; four empty ones are added on each side. Larger pictures are slower and harder.",
       link: TARGET + "from-many-pixels-to-few-cells",
     },
     channels: {
       label: "Channels",
       values: [4, 6, 8, 10, 12, 16],
-      says: "Numbers in each cell: colour, alpha, and hidden ones to send each other messages with.",
+      says: "Numbers in each cell: three of colour, one of opacity, and hidden ones for messages.",
       link: RULE + "a-grid-of-cells",
     },
     window: {
       label: "Window",
       values: [1, 2, 4, 8, 12, 16, 24, 32],
-      says: "The last steps that are judged. The steps before are free.",
+      says: "How many of the last steps count for the loss.",
       link: LOSS + "a-window-in-time",
     },
     mask: {
       label: "Fire mask",
-      choices: { paired: "one of each pair", bernoulli: "a coin for each" },
-      says: "Which half of the cells acts at a step.",
+      choices: { paired: "In pairs", bernoulli: "By coin" },
+      says: "Half of the cells act in a step: one of each pair, or each by the toss of a coin.",
       link: RULE + "fire",
     },
     hidden: {
       label: "Hidden units",
       values: [8, 16, 24, 32, 48, 64, 96, 128],
-      says: "Width of the network in every cell.",
+      says: "Units in the middle of the network: more can do more, but have more weights.",
       link: RULE + "think",
     },
     step_size: {
       label: "Step size",
       values: [0.1, 0.25, 0.5, 1, 1.5, 2, 3],
-      says: "Factor on every change that a cell makes to itself.",
+      says: "Multiplies every change that a cell makes to itself.",
       link: RULE + "one-whole-step",
     },
   };
@@ -169,10 +169,10 @@ var Knobs = (() => {
           make("legend", {}, legend),
           make("div", { class: "evolve-knobs" }, ...elements),
         );
-      this.near = group("Turn these while it runs", groups.near);
+      this.near = group("Can change while it runs", groups.near);
       this.others = [
-        group("These, too, turn while it runs", groups.live),
-        group("For the next start", groups.anew),
+        group("Can change while it runs, too", groups.live),
+        group("Take effect with Start anew", groups.anew),
       ];
     }
 
