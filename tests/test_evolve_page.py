@@ -22,6 +22,14 @@ WATCH = """
         }
     }).observe({ type: "layout-shift" });
 """
+# Lists whose longest entry has less room than it would take by itself.
+CUT = """() => [...document.querySelectorAll("select")].filter((select) => {
+    const { width } = select.getBoundingClientRect();
+    select.style.cssText = "width: max-content; max-width: none; justify-self: start";
+    const needed = select.getBoundingClientRect().width;
+    select.style.cssText = "";
+    return needed > width + 1;
+}).map(({ id }) => id)"""
 GOAL = """() => {
     const canvas = document.querySelector(".evolve-goal");
     const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
@@ -118,6 +126,13 @@ class Reader:
 
     def knob(self, setting) -> str:
         return self.tab.locator(f"#evolve-{setting}").input_value()
+
+    def box(self, selector):
+        """Left, top, right and bottom of an element, in pixels of the view."""
+        return self.tab.locator(selector).evaluate(
+            "(e) => (({ left, top, right, bottom }) => [left, top, right, bottom])"
+            "(e.getBoundingClientRect())"
+        )
 
     def history(self) -> str:
         return self.tab.locator(".evolve-curve polyline.own").get_attribute("points")
@@ -327,8 +342,16 @@ def test_what_goes_wrong_is_shown_and_explained(read, name, state):
     reader.button(name).click()
     reader.wait_for("state", "dead", "exploded")
     assert reader.data("state") == state
-    assert state in reader.tab.locator(".evolve-trouble").inner_text()
+    # Said is what most of those on show came to, and what the button does about it.
+    label = reader.tab.locator(".evolve-population").get_attribute("aria-label")
+    shown = {fate: int(count) for count, fate in re.findall(r"(\d+) (dead|exploded)", label)}
+    assert shown[state] > 32 and str(shown[state]) in reader.status()
+    trouble = reader.tab.locator(".evolve-trouble").inner_text()
+    assert state in trouble and reader.tab.locator(".evolve-start").inner_text() in trouble
     assert state in reader.status().lower() and reader.knob("std") != before[1]
+    # Nothing is covered: neither the population by words, nor these by the bar of the theme.
+    assert reader.box(".evolve-trouble")[3] <= reader.box(".is-population")[1]
+    assert reader.box(".evolve-start")[1] >= reader.box(".bd-header-article")[3]
     assert reader.button("Play with it").is_disabled() or state == "exploded"
     reader.tab.locator(".evolve-back").click()  # to the run that was there
     assert not reader.tab.locator(".evolve-trouble").is_visible()
@@ -343,7 +366,7 @@ def test_a_run_that_dies_goes_on_from_its_best_mean(read):
     best = reader.share()
     reader.choose("std", 1e3)  # to the end
     reader.wait_for("state", "dead", "exploded")
-    reader.button("Go on from its best, gently").click()
+    reader.button("Go on gently").click()
     reader.tab.wait_for_function("() => document.documentElement.dataset.loss > 0")
     assert reader.data("state") == "running" and int(reader.data("rollouts")) < 2_000
     assert reader.share() < 1.2 * best
@@ -389,12 +412,90 @@ def test_a_pattern_goes_into_the_player(read):
     assert reader.tab.locator(".nca-player figcaption").inner_text().startswith("Lizard")
 
 
+def test_the_player_tells_of_its_run_shows_the_newest_and_closes(read):
+    reader = read()
+    caption = reader.tab.locator(".nca-player figcaption")
+    reader.step()
+    reader.button("Play with it").click()
+    old = caption.inner_text()
+    reader.tab.get_by_role("radio", name="heart").check()
+    assert reader.button("Show the newest").is_disabled()
+    reader.step()
+    reader.step()
+    assert caption.inner_text() == old
+    reader.button("Show the newest").click()
+    assert (
+        re.findall(r"\d+", old)[-1] == "1" and re.findall(r"\d+", caption.inner_text())[-1] == "2"
+    )
+    reader.button("Close player").click()
+    assert reader.tab.locator(".nca-player").count() == 0
+    assert reader.button("Play with it").evaluate("(e) => e === document.activeElement")
+
+
+def test_the_dead_and_the_exploded_stand_last(read):
+    members = read().tab.evaluate(
+        """() => {
+            const pictures = new Uint8ClampedArray(5 * 4).fill(9);
+            pictures.fill(0, 4, 8);
+            const population = new Views.Population();
+            const losses = [0.1, 0.2, 0.3, Infinity, NaN];
+            population.show({ count: 5, side: 1, pictures, losses, empty: 0.2 });
+            return population.members.map(([pixels, fate]) => [pixels.byteOffset / 4, fate]);
+        }"""
+    )
+    fates = ["", "", "dead", "exploded", "exploded"]
+    assert members == [list(pair) for pair in zip([0, 2, 1, 3, 4], fates, strict=True)]
+
+
+def test_the_mean_is_mostly_seen_grown_and_tells_its_step(read):
+    link = link_to("lizard")
+    grown, told = read().tab.evaluate(
+        """(link) => {
+            const [model, growth] = [NCA.fromLink(link), new Views.Growth()];
+            growth.show(model, model.size + 2 * model.padding);
+            const seen = Array.from({ length: 1000 }, () => {
+                growth.run(growth.last + 40);
+                return [growth.count, growth.counter.textContent];
+            });
+            const grown = seen.filter(([count]) => count >= model.num_steps);
+            return [grown.length / seen.length, seen.map(([, text]) => text)];
+        }""",
+        link,
+    )
+    steps = int(re.search(r"num_steps=(\d+)", link)[1])
+    numbers = [[int(n) for n in re.findall(r"\d+", text)] for text in told]
+    assert grown > 0.6 and numbers[0] == [1, steps] and numbers.count([steps, steps]) > 600
+
+
+def test_the_count_moves_while_the_live_region_rests(read):
+    reader = read()
+    reader.button("Start").click()
+    reader.wait_for("rollouts", "64")
+    spoken = reader.status()
+    reader.wait_for_rollouts(256)
+    counter = reader.tab.locator(".evolve-said .nca-counter")
+    assert reader.data("rollouts") in counter.inner_text()
+    assert counter.locator("xpath=ancestor-or-self::*[@role='status' or @aria-live]").count() == 0
+    assert spoken and reader.tab.locator(".evolve-said .nca-status").count() == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_the_front_page_leads_here_without_scrolling(chromium, width, height):
+    with chromium.new_context(viewport={"width": width, "height": height}, offline=True) as context:
+        tab = context.new_page()
+        tab.goto((HTML / "book" / "index.html").as_uri())
+        tab.locator(".nca-hero canvas").wait_for()
+        box = tab.locator(".bd-article a[href='evolve.html']").first.bounding_box()
+        assert box["y"] + box["height"] <= height
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
 def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
     reader = read(color_scheme=theme, viewport={"width": width, "height": height}, has_touch=True)
     room = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert reader.tab.evaluate(room) == 0
+    assert reader.tab.evaluate(CUT) == []
     if width > 1000:
         seen = reader.tab.locator("form :is(canvas, svg, button, input):visible")
         bottoms = seen.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().bottom)")

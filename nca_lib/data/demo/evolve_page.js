@@ -13,25 +13,18 @@
 
   const SAID = {
     idle: "Choose a target and press Start.",
-    running: "Evolving: variations grow, the mean moves towards the better, and again.",
+    running: "Evolving: variations of the mean grow, and it moves towards the better ones.",
     paused: "Paused.",
     asleep: "Asleep while the page is hidden.",
-    dead: "Dead: most members score what an empty grid does.",
-    exploded: "Exploded: the numbers of most members are beyond all bounds.",
   };
   const EXPLAINED = {
-    dead: [
-      "This population is dead.",
-      "Its members kill their own seed, and all that are dead score the same, that of an empty " +
-        "grid. Nobody is better, so there is nothing to follow. The noise σ was too large, or the " +
-        "learning rate was. Lower them and start anew.",
-    ],
-    exploded: [
-      "This population has exploded.",
-      "The numbers in its cells have grown beyond all bounds, so their scores are infinite, and " +
-        "nobody is better. The noise σ was too large, the learning rate, or the step size. Lower " +
-        "them and start anew.",
-    ],
+    dead:
+      "A dead member has lost all its cells and scores what an empty grid does. Most score the " +
+      "same now, so little tells which way is better. The noise σ or the learning rate is too large.",
+    exploded:
+      "In an exploded member the numbers have grown beyond all bounds, and its loss is infinite. " +
+      "Most score the same now, so little tells which way is better. The noise σ, the learning " +
+      "rate or the step size is too large.",
   };
   const DEMOS = { dead: Evolution.DEAD, exploded: Evolution.EXPLODED };
   // What makes a run; while another one is looked at, it waits with all of this.
@@ -93,17 +86,20 @@
       this.curve = new Views.Curve();
       this.figures = {};
       this.list = make("dl", { class: "evolve-figures" });
-      for (const name of ["Generation", "Rollouts", "Mean σ", "Rollouts/s", "Time"]) {
+      for (const name of ["Mean σ", "Rollouts/s", "Time"]) {
         this.figures[name] = make("dd", {}, "–");
         this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
       }
       this.status = make("p", { class: "nca-status", role: "status" });
+      this.counter = make("p", { class: "nca-counter" }); // moves while the status rests
+      this.trouble = make("p", { class: "evolve-trouble", hidden: "" });
       if (this.isFull) this.makeKnobs();
       this.form = make(
         "form",
         { submit: (event) => event.preventDefault() },
         this.makeTargets(),
         this.makeButtons(),
+        this.trouble,
         this.makeStage(),
       );
       if (this.isFull) this.form.append(this.makeKeep());
@@ -188,26 +184,27 @@
         button("One generation", () => this.step()),
         button("Start anew", () => this.startAnew()),
         this.backButton,
-        this.status,
+        make("div", { class: "evolve-said" }, this.status, this.counter),
       );
     }
 
     makeStage() {
-      const figure = (name, title, text, ...views) =>
+      const figure = (name, title, texts, view) =>
         make(
           "figure",
           { class: `evolve-panel ${name}` },
-          make("figcaption", {}, make("strong", {}, title), ` ${text}`),
-          ...views,
+          make("figcaption", {}, make("strong", {}, title), " ", ...texts),
+          view,
         );
+      const key = (fate) => make("span", { class: `evolve-key is-${fate}` }, fate);
+      this.thin = make("span", {}, " Thin lines: longer runs of this book.");
       this.target = make("canvas", {
         class: "evolve-goal",
         role: "img",
         "aria-label": "The target",
       });
-      this.trouble = make("div", { class: "evolve-trouble", hidden: "" });
       [this.score, this.loss] = [make("strong"), make("span")];
-      const says = [this.score, " of an empty grid’s loss, ", this.loss];
+      const says = [this.score, " of an empty grid’s loss: ", this.loss];
       this.scoreLine = make("p", { class: "evolve-score", hidden: "" }, ...says);
       return make(
         "div",
@@ -215,14 +212,19 @@
         figure(
           "is-population",
           "Population,",
-          "best to worst",
-          make("div", { class: "evolve-frame" }, this.population.element, this.trouble),
+          ["best to worst, then ", key("dead"), " ", key("exploded")],
+          this.population.element,
         ),
-        figure("is-growth", "Their mean,", "growing", this.growth.element),
-        figure("is-goal", "Target", "", this.target),
+        figure("is-growth", "Their mean,", [this.growth.counter], this.growth.element),
+        figure("is-goal", "Target", [], this.target),
         this.scoreLine,
         this.list,
-        figure("is-curve", "Loss", "of the mean, over rollouts", this.curve.element),
+        figure(
+          "is-curve",
+          "Loss",
+          ["of the mean, over rollouts. Pictures: the best of that generation.", this.thin],
+          this.curve.element,
+        ),
         ...(this.panel ? [this.panel.near] : []),
       );
     }
@@ -238,6 +240,7 @@
       const renew = () => this.refreshLink();
       const events = { pointerenter: renew, focus: renew };
       this.link = make("a", { href: "#", class: "evolve-link", ...events }, "Link to this pattern");
+      this.renewer = button("Show the newest", () => this.playWithIt());
       this.keepers = [
         button("Play with it", () => this.playWithIt()),
         button("Save picture", () => this.savePicture()),
@@ -421,7 +424,7 @@
       this.forget();
       Object.assign(this, before);
       this.rasterise();
-      this.refresh("Here it is again.");
+      this.refresh(`Back at generation ${number(this.evolution?.generation ?? 0)}.`);
       this.growth.model = null; // begins at once
       this.view();
       if (this.backButton.hidden) this.startButton.focus(); // where the keyboard goes on
@@ -453,8 +456,8 @@
         if (this.state !== "paused") return;
         const [share, worst] = [best, Math.max(...fitness)].map((value) => this.toShare(value));
         this.say(
-          `Generation ${number(generation)}: losses from ${share}, the best, to ${worst} of an ` +
-            "empty grid's. The mean moved a little towards the better.",
+          `Generation ${number(generation)}: the best lost ${share}, the worst ${worst}. Then the ` +
+            "mean moved towards the better ones.",
         );
       });
     }
@@ -487,13 +490,13 @@
       this.set(DEMOS[name]);
       this.toggle();
       this.isDemo = true;
-      this.form.scrollIntoView(); // up, to where it can be seen
+      this.startButton.scrollIntoView(); // up, to where it can be seen
     }
 
     restore() {
       const { seed } = this.settings;
       this.set({ ...Evolution.DEFAULTS, seed });
-      this.say("The default settings. What has died or exploded wants a new start.");
+      this.say("The default settings. Press Start anew to begin with all of them.");
     }
 
     /* Take over settings: at once where they may change, else with the next start. */
@@ -513,7 +516,7 @@
         const live = changed.filter(isLive).map((name) => [name, this.settings[name]]);
         if (live.length) this.evolution.change(Object.fromEntries(live));
         if (changed.every(isLive)) return this.refresh();
-        return this.refresh("This setting counts from the next Start anew.");
+        return this.refresh("This takes effect when you press Start anew.");
       }
       if (changed.includes("size")) this.rasterise();
       const isOther = ["channels", "hidden", "step_size"].some((name) => changed.includes(name));
@@ -528,7 +531,8 @@
         this.shoot(report);
         this.view();
       }
-      if (report.generation === 1) this.refresh();
+      if (this.isLost) this.refresh(this.tellEnd());
+      else if (report.generation === 1) this.refresh();
       this.showFigures();
       if (report.measured) this.judge(report);
     }
@@ -545,6 +549,12 @@
         this.milestone = 1; // whoever comes back is told again
         this.say("Worse than an empty grid now. Lower the learning rate or σ, or start anew.");
       }
+    }
+
+    tellEnd() {
+      const { dead, exploded } = this.population.faults;
+      const title = this.state === "dead" ? "Dead" : "Exploded";
+      return `${title}: of ${this.population.count} members ${dead} died and ${exploded} exploded.`;
     }
 
     sleep() {
@@ -580,19 +590,19 @@
     refresh(message) {
       const { state } = this;
       const go = this.evolution?.generation ? "Go on" : "Start";
-      const again = this.isLost ? `${this.best ? "Go on from its best" : "Start anew"}, gently` : go;
+      const again = this.isLost ? `${this.best ? "Go on" : "Start"} gently` : go;
       this.startButton.textContent = state === "running" ? "Pause" : again;
       this.root.dataset.state = state;
       const isNews = state !== this.shownState;
       this.shownState = state;
       if (message !== undefined) this.say(message);
-      else if (isNews) this.say(this.isAsleep ? SAID.asleep : SAID[state]);
+      else if (isNews && !this.isLost) this.say(this.isAsleep ? SAID.asleep : SAID[state]);
       if (this.source) {
         const chosen = BUNDLED.indexOf(this.source);
         this.radios.forEach((radio, i) => (radio.checked = i === chosen));
         if (!this.report) this.view();
       }
-      this.explain(EXPLAINED[state]);
+      this.explain(EXPLAINED[state], again);
       this.backButton.hidden = !this.before;
       if (this.before) {
         const { source, evolution } = this.before;
@@ -603,23 +613,21 @@
       this.showFigures(true);
     }
 
-    /* Over the population: what is wrong with it, if anything. */
-    explain([title, text] = []) {
-      this.trouble.hidden = !title;
-      if (!title || this.trouble.dataset.title === title) return;
-      this.trouble.dataset.title = title;
+    /* What is wrong with the population, if anything, and what the button does about it. */
+    explain(text, label) {
+      this.trouble.hidden = !text;
+      if (!text) return;
+      const then = this.best ? "goes on from the best mean so far" : "begins anew";
       const more = make("a", { href: "04_es_training.html#what-goes-wrong" }, "More in chapter 4");
-      this.trouble.replaceChildren(
-        make("p", {}, make("strong", {}, title)),
-        make("p", {}, text, " ", more),
-      );
+      const cure = ` lowers them and ${then}. `;
+      this.trouble.replaceChildren(text, " ", make("strong", {}, label), cure, more);
     }
 
     refreshControls() {
       this.panel.show(this.settings);
       const { model } = this;
       const hasSome = model && !(this.isLost && Views.isBarren(model));
-      for (const keeper of this.keepers) keeper.disabled = !hasSome;
+      for (const keeper of [...this.keepers, this.renewer]) keeper.disabled = !hasSome;
       this.link.hidden = !hasSome;
       this.refreshLink();
     }
@@ -660,7 +668,7 @@
       });
       const { dead, exploded } = this.population.faults;
       const faults = [dead && `${dead} dead`, exploded && `${exploded} exploded`].filter(Boolean);
-      const label = `${fitness.length} members, best to worst${faults.length ? `: ${faults.join(", ")}` : ""}`;
+      const label = [`${fitness.length} members, best to worst`, ...faults].join(", ");
       this.population.element.setAttribute("aria-label", label);
     }
 
@@ -678,13 +686,13 @@
       this.score.textContent = this.toShare(value);
       this.loss.textContent = loss(value);
       const figures = {
-        Generation: number(evolution?.generation ?? 0),
-        Rollouts: number(rollouts),
         "Mean σ": loss(report?.sigma ?? Number.NaN),
         "Rollouts/s": report ? number(report.rate) : "–",
         Time: time(evolution?.seconds ?? 0),
       };
       for (const [name, text] of Object.entries(figures)) this.figures[name].textContent = text;
+      const generation = number(evolution?.generation ?? 0);
+      this.counter.textContent = `Generation ${generation} · ${number(rollouts)} rollouts`;
       const now = performance.now();
       if (!this.empty || (!isNow && now - (this.drawn ?? 0) < CURVE_MS)) return;
       this.drawn = now;
@@ -695,6 +703,7 @@
       const points = (this.evolution?.history ?? []).map(({ rollouts, loss }) => [rollouts, loss]);
       const isLizard = this.source?.emoji === "🦎" && this.settings.size === 24;
       const others = isLizard ? SHIPPED : [];
+      this.thin.hidden = !isLizard;
       this.curve.show([...others, { kind: "own", points }], this.empty, this.shots);
     }
 
@@ -708,10 +717,19 @@
 
     playWithIt() {
       const root = make("div", { class: "nca-player" });
-      this.player.replaceChildren(root);
-      NCA.player(root, { ...this.record(), name: "own" }, { room: 1.5, tools: "play step restart cut" });
-      root.scrollIntoView({ behavior: "auto", block: "start" });
-      this.say("Your pattern lives in the player below.");
+      const close = () => {
+        this.player.replaceChildren();
+        this.keepers[0].focus(); // where the keyboard goes on
+      };
+      const row = make("div", { class: "nca-row" }, this.renewer, button("Close player", close));
+      this.player.replaceChildren(root, row);
+      const record = this.record();
+      const { generation, settings } = this.evolution ?? {};
+      const run = generation ? `, seed ${settings.seed}, generation ${number(generation)}` : "";
+      const own = { ...record, name: "own", title: record.title + run };
+      NCA.player(root, own, { room: 1.5, tools: "play step restart cut" });
+      this.player.scrollIntoView({ behavior: "auto", block: "start" });
+      this.say("The pattern lives in the player below. Evolution goes on without it.");
     }
 
     /* The growing mean on white, enlarged. */

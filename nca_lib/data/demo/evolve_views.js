@@ -8,7 +8,7 @@ var Views = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const EXPLODED = 4; // times the empty grid's loss
   const FRAME = 40; // ms of one step of growth
-  const REST = 30; // steps' time that the grown pattern is held
+  const REST = 90; // steps' time that the grown pattern is held: most of the time it is seen
 
   /* A canvas as large as it is shown, in pixels of the screen; `draw` is called when that changes. */
   function makeCanvas(label, draw) {
@@ -27,7 +27,8 @@ var Views = (() => {
     return true;
   };
 
-  /* The members from best to worst, in reading order. The dead and the exploded get a frame. */
+  /* The members in reading order: the living from best to worst, then the dead, then the exploded,
+     each of those with a frame. */
   class Population {
     constructor() {
       this.element = makeCanvas("The population", () => this.draw());
@@ -37,9 +38,21 @@ var Views = (() => {
       this.show({ count: 64, side: 32 });
     }
 
-    /* pictures: (count, side, side, 4) straight RGBA; null where nothing has grown yet. */
+    /* pictures: (count, side, side, 4) straight RGBA; null where nothing has grown yet. Pictures and
+       losses stand from best to worst. */
     show({ count, side, pictures = null, losses = [], empty = Infinity }) {
-      Object.assign(this, { count, side, pictures, losses, empty });
+      const area = 4 * side * side;
+      const pixels = (k) => pictures?.subarray(k * area, (k + 1) * area);
+      const fateOf = (loss, k) => {
+        if (!(loss < EXPLODED * empty)) return "exploded";
+        return isEmpty(pixels(k)) ? "dead" : "";
+      };
+      const fates = Array.from(losses, fateOf);
+      const those = (fate) => [...fates.keys()].filter((k) => fates[k] === fate);
+      const [alive, dead, exploded] = ["", "dead", "exploded"].map(those);
+      const members = [...alive, ...dead, ...exploded].map((k) => [pixels(k), fates[k]]);
+      const faults = { dead: dead.length, exploded: exploded.length };
+      Object.assign(this, { count, side, members, faults });
       this.draw();
     }
 
@@ -53,36 +66,28 @@ var Views = (() => {
       const colour = (name) => style.getPropertyValue(name);
       context.clearRect(0, 0, this.element.width, this.element.height);
       context.imageSmoothingQuality = "high";
-      const faults = { dead: 0, exploded: 0 };
       for (let k = 0; k < count; k++) {
         const [x, y] = [k % across, Math.floor(k / across)].map((i) => Math.round(i * room));
         const size = Math.round(room) - gap;
         context.fillStyle = colour("--nca-ground");
         context.fillRect(x, y, size, size);
-        const fault = this.drawMember(k, x, y, size);
-        if (fault) faults[fault]++;
-        context.strokeStyle = colour(fault ? `--evolve-${fault}` : "--nca-line");
-        context.lineWidth = fault ? (2 * gap) / 3 : 1;
+        const [pixels, fate] = this.members[k] ?? [];
+        this.drawMember(pixels, x, y, size);
+        context.strokeStyle = colour(fate ? `--evolve-${fate}` : "--nca-line");
+        context.lineWidth = fate ? (2 * gap) / 3 : 1;
         context.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
       }
-      this.faults = faults;
     }
 
-    /* Draw one member; tells "dead", "exploded" or null. */
-    drawMember(k, x, y, size) {
-      const { context, scratch, side, pictures } = this;
-      if (!pictures) {
+    drawMember(pixels, x, y, size) {
+      const { context, scratch, side } = this;
+      if (!pixels) {
         const dot = Math.max(1, Math.round(size / side)); // the seed that all begin with
         context.fillStyle = getComputedStyle(this.element).getPropertyValue("--nca-muted");
-        context.fillRect(x + size / 2 - dot / 2, y + size / 2 - dot / 2, dot, dot);
-        return null;
+        return context.fillRect(x + size / 2 - dot / 2, y + size / 2 - dot / 2, dot, dot);
       }
-      const area = 4 * side * side;
-      const pixels = pictures.subarray(k * area, (k + 1) * area);
       scratch.getContext("2d").putImageData(new ImageData(pixels, side), 0, 0);
       context.drawImage(scratch, x, y, size, size);
-      if (!(this.losses[k] < EXPLODED * this.empty)) return "exploded";
-      return isEmpty(pixels) ? "dead" : null;
     }
   }
 
@@ -102,6 +107,7 @@ var Views = (() => {
     constructor() {
       this.element = make("canvas", { role: "img", "aria-label": "The mean, growing" });
       this.element.classList.add("evolve-growth");
+      this.counter = make("span"); // the step on show
       this.context = this.element.getContext("2d");
       this.listeners = new Set(); // called after each picture
       this.count = this.frame = this.due = 0;
@@ -157,6 +163,9 @@ var Views = (() => {
     draw() {
       const { state, context, image } = this;
       paint({ model: this.alive ?? { premultiply: true }, state, context, image }, "colour");
+      const last = this.alive?.num_steps;
+      const text = last ? `step ${Math.min(this.count, last)} of ${last}` : "one cell";
+      if (this.counter.textContent !== text) this.counter.textContent = text;
       for (const listener of this.listeners) listener();
     }
 
@@ -207,17 +216,8 @@ var Views = (() => {
     own: ["this run", 16],
   };
   const LEAST = 50; // rollouts, where the axis begins
-  const RAISED = [
-    "1",
-    "10",
-    "100",
-    "1,000",
-    "10,000",
-    "100,000",
-    "1 million",
-    "10 million",
-    "100 million",
-  ];
+  const raised = (power) =>
+    power < 6 ? (10 ** power).toLocaleString("en") : `${10 ** (power - 6)} million`;
 
   /* Thin a line of points to what can be seen: one of those closer together than two pixels. */
   function thin(points) {
@@ -319,7 +319,7 @@ var Views = (() => {
         const anchor = at > width - 40 ? "end" : "middle";
         parts.push(
           draw("line", { class: "grid", x1: at, x2: at, y1: TOP, y2: bottom }),
-          draw("text", { x: at, y: bottom + 13, "text-anchor": anchor }, RAISED[power] ?? ""),
+          draw("text", { x: at, y: bottom + 13, "text-anchor": anchor }, raised(power)),
         );
       }
       for (let power = -6; power < 3; power++) {
