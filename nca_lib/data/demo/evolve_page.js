@@ -424,7 +424,7 @@
       this.forget();
       Object.assign(this, before);
       this.rasterise();
-      this.refresh(`Back at generation ${number(this.evolution?.generation ?? 0)}.`);
+      this.refresh("Back in this run. It is paused.");
       this.growth.model = null; // begins at once
       this.view();
       if (this.backButton.hidden) this.startButton.focus(); // where the keyboard goes on
@@ -490,7 +490,7 @@
       this.set(DEMOS[name]);
       this.toggle();
       this.isDemo = true;
-      this.startButton.scrollIntoView(); // up, to where it can be seen
+      this.startButton.parentElement.scrollIntoView(); // up, to where it can be seen
     }
 
     restore() {
@@ -552,9 +552,10 @@
     }
 
     tellEnd() {
-      const { dead, exploded } = this.population.faults;
-      const title = this.state === "dead" ? "Dead" : "Exploded";
-      return `${title}: of ${this.population.count} members ${dead} died and ${exploded} exploded.`;
+      const { faults, count } = this.population;
+      return this.state === "dead"
+        ? `Dead: ${faults.dead} of ${count} members. Exploded: ${faults.exploded}.`
+        : `Exploded: ${faults.exploded} of ${count} members. Dead: ${faults.dead}.`;
     }
 
     sleep() {
