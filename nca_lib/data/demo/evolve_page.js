@@ -456,8 +456,8 @@
         if (this.state !== "paused") return;
         const [share, worst] = [best, Math.max(...fitness)].map((value) => this.toShare(value));
         this.say(
-          `Generation ${number(generation)}: the best lost ${share}, the worst ${worst}. Then the ` +
-            "mean moved towards the better ones.",
+          `Generation ${number(generation)}: losses from ${share}, the best, to ${worst}. Then the ` +
+            "mean moved.",
         );
       });
     }
