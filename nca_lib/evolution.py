@@ -58,6 +58,17 @@ class Strategy(NamedTuple):
         inputs = jax.lax.cond(now, renew, lambda inputs: inputs, whitening.inputs)
         return state.replace(opt_state=(whitening._replace(inputs=inputs), *rest))
 
+    def ask(self, state: Any, key: jax.Array, prepare: Callable, look: Callable | None) -> tuple:
+        """Draw a generation: (population as asked, what its members share, state).
+
+        For the arguments see `make_evolve`.
+        """
+        key_ask, key_evaluate, _ = jax.random.split(key, 3)
+        shared = prepare(self.mean(state), key_evaluate)
+        state = self.look(state, lambda mean: look(mean, shared))
+        population, state = narrow(self.algorithm.ask(key_ask, state, self.params))
+        return population, shared, state
+
     def members(self, state: Any) -> Callable[[Any], Any]:
         """Return the function that turns what the algorithm asks for into weights.
 
@@ -359,6 +370,7 @@ def make_evolve(
     chunk: int | None = None,
     prepare: Callable[[Any, jax.Array], Any] = lambda mean, key: key,
     look: Callable[[Any, Any], dict] | None = None,
+    tune: Callable[[Any], Strategy] | None = None,
 ) -> Callable:
     """Compile a run of generations.
 
@@ -375,12 +387,15 @@ def make_evolve(
         prepare: (mean, key) -> shared, done once a generation on every device alike: what all its
             members share, such as a state that the mean has grown. Default: the key itself.
         look: (mean, shared) -> see `second_moments`; for a strategy that whitens, which needs it.
+        tune: settings, a pytree of numbers that may differ from call to call -> the strategy with
+            them. Nothing is compiled anew for other numbers.
 
     Returns:
-        `evolve(state, key, start, count) -> (state, metrics)`. It runs generations start to
-        start + count - 1 (count at least 1) and returns the strategy's state and the metrics of
-        the last generation, both as NumPy arrays. Each generation's randomness depends on `key`
-        and its number alone, so a run cut in two equals the run in one piece.
+        `evolve(state, key, start, count) -> (state, metrics)`, and with `tune` settings as a fifth
+        argument, if any. It runs generations start to start + count - 1 (of none it only compiles)
+        and returns the strategy's state and the metrics of the last generation, both as NumPy
+        arrays. Each generation's randomness depends on `key` and its number alone, so a run cut in
+        two equals the run in one piece.
 
     Raises:
         ValueError: chunk under 1, or a strategy that whitens and nothing to look at.
@@ -389,31 +404,29 @@ def make_evolve(
         raise ValueError(f"chunk must be an int of at least 1, got {chunk!r}")
     if strategy.whitens and look is None:
         raise ValueError("a strategy that whitens its noise needs a look, such as task.look")
-    algorithm, params, _ = strategy
-    mesh = population_mesh(algorithm.population_size)
-    size = algorithm.population_size // mesh.size
+    count = strategy.algorithm.population_size
+    mesh = population_mesh(count)
+    size = count // mesh.size
     if chunk is None:
         chunk = 1 if mesh.devices.flat[0].platform == "cpu" else size
 
-    def generation(state, key):
-        key_ask, key_evaluate, key_tell = jax.random.split(key, 3)
-        shared = prepare(strategy.mean(state), key_evaluate)
-        state = strategy.look(state, lambda mean: look(mean, shared))
-        population, state = narrow(algorithm.ask(key_ask, state, params))
-        weights = strategy.members(state)
+    def generation(state, key, *settings):
+        tuned = tune(*settings) if settings else strategy
+        population, shared, state = tuned.ask(state, key, prepare, look)
+        weights = tuned.members(state)
 
         def score(asked, shared):
             return fitness_fn(weights(asked), shared)
 
         fitness = evaluate_share(score, population, shared, size, chunk)
         fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)  # -inf would be the best
-        return strategy.tell(key_tell, population, fitness, state)
+        return tuned.tell(jax.random.split(key, 3)[2], population, fitness, state)
 
     return compile_loop(generation, mesh)
 
 
 def compile_loop(step: Callable, mesh: Mesh) -> Callable:
-    """Compile (state, key) -> (state, metrics), repeated on every device alike.
+    """Compile (state, key, *settings) -> (state, metrics), repeated on every device alike.
 
     Explained in chapter 8, "What crosses between devices".
 
@@ -422,17 +435,17 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
         mesh: from `population_mesh`.
 
     Returns:
-        `run(state, key, start, count) -> (state, metrics)`, see `make_evolve`. It raises a
-        ValueError where start is under 0 or count under 1.
+        `run(state, key, start, count, *settings) -> (state, metrics)`, see `make_evolve`. It raises
+        a ValueError where start or count is under 0.
     """
 
-    def loop(state, key_data, start, count):
+    def loop(state, key_data, start, count, settings):
         key = jax.random.wrap_key_data(key_data)
 
         def body(number, carry):
-            return step(carry[0], jax.random.fold_in(key, number))
+            return step(carry[0], jax.random.fold_in(key, number), *settings)
 
-        shapes = jax.eval_shape(step, state, key)[1]
+        shapes = jax.eval_shape(step, state, key, *settings)[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.fori_loop(start, start + count, body, (state, metrics))
 
@@ -441,11 +454,11 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
         jax.shard_map(loop, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
     )
 
-    def run(state, key, start, count):
-        if start < 0 or count < 1:
-            raise ValueError(f"start must be at least 0 and count 1, got {start} and {count}")
+    def run(state, key, start, count, *settings):
+        if start < 0 or count < 0:
+            raise ValueError(f"start and count must be at least 0, got {start} and {count}")
         # Plain NumPy in and out: a few kilobytes that every process holds alike.
         state, key_data = jax.device_get((state, jax.random.key_data(key)))
-        return jax.device_get(compiled(state, key_data, start, count))
+        return jax.device_get(compiled(state, key_data, start, count, settings))
 
     return run

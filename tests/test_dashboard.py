@@ -1,4 +1,4 @@
-"""The dashboard of chapter 4 in a real JupyterLab, in a browser: start, pause, change, reset."""
+"""The dashboard of chapter 4 in a real JupyterLab, in a browser: move, start, change, compare."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from nca_lib.show import dashboard
 from nca_lib.train import PRESETS
 
 nca_lib.use_cores()
-short = dict(learning_rate=0.5, learning_rate_end=1.0, generations=100_000)
+short = dict(size=16, num_steps=16, window=4, population=32, generations=100_000)
 dashboard.evolution_dashboard(dataclasses.replace(PRESETS["pocket"], **short))
 """.strip()
 
@@ -126,7 +126,7 @@ def numbers(page, condition="true"):
     """Generation and loss, as the dashboard shows them, once they fulfil a condition."""
     found = page.wait_for_function(
         rf"""() => {{
-            const lines = [...document.querySelectorAll(".jp-OutputArea p")];
+            const lines = [...document.querySelectorAll(".jp-OutputArea .widget-html")];
             const text = lines.map((line) => line.textContent).join().replaceAll(",", "");
             const found = text.match(/generation (\d+) of .* loss ([\d.]+) .*rollouts.s/);
             if (!found) return null;
@@ -137,38 +137,50 @@ def numbers(page, condition="true"):
     return found.json_value()
 
 
-PICTURE = '.jp-OutputArea img[alt="what the mean grows"]'
+OFFSPRING = '.jp-OutputArea img[alt*="the best first"]'
+CURVE = '.jp-OutputArea svg[aria-label^="Loss against rollouts"]'
+DIFFERS = "([what, old]) => document.querySelector(what).getAttribute('src') !== old"
 
 
-def test_a_reader_trains_pauses_changes_resumes_and_resets(tab):
+def slide(page, name, key, times=1):
+    """Move a knob with the keyboard."""
+    handle = page.locator(".widget-hslider", has_text=name).first.locator(".noUi-handle")
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+
+
+def test_a_reader_moves_sigma_trains_rewinds_lays_trials_over_and_kills_one(tab):
+    button(tab, "Start").wait_for()
+    slide(tab, "Noise σ", "ArrowRight")
+    tab.locator(OFFSPRING).wait_for()
+    tab.get_by_text("Before the first generation, at σ 0.035").wait_for()
+    old = tab.locator(OFFSPRING).get_attribute("src")
+    slide(tab, "Noise σ", "ArrowLeft")  # nothing trains, and the offspring are others
+    tab.wait_for_function(DIFFERS, arg=[OFFSPRING, old])
+    tab.get_by_text("Before the first generation, at σ 0.03.").wait_for()
+
     click(tab, "Start")
-    untrained = tab.locator(PICTURE).get_attribute("src")
-    assert numbers(tab)[1] < 0.06  # an empty grid scores 0.053
+    assert numbers(tab)[1] < 0.06  # an empty grid scores 0.04
     numbers(tab, "loss < 0.024")
-    changed = "([picture, old]) => document.querySelector(picture).getAttribute('src') !== old"
-    tab.wait_for_function(changed, arg=[PICTURE, untrained])
-    tab.locator('.jp-OutputArea img[alt^="Loss against rollouts"]').wait_for()
-
+    slide(tab, "Noise σ", "ArrowLeft", 3)
+    slide(tab, "Learning rate", "ArrowLeft")
+    changed = numbers(tab)[0]
+    numbers(tab, f"generation > {changed}")  # it goes on
     click(tab, "Pause")
     wait_until_enabled(tab, "Resume")
-    paused, loss = numbers(tab)
-    assert loss < 0.04
+    tab.locator(CURVE).wait_for()
 
-    sigma = tab.get_by_label("σ")
-    sigma.fill("0")
-    sigma.press("Enter")
-    tab.get_by_text("std must be 1e-09 to 1000.0, got 0").wait_for()
-    sigma.fill("0.02")
-    sigma.press("Enter")
-    tab.get_by_text("Resume will compile anew").wait_for()
-    click(tab, "Resume")
-    numbers(tab, f"generation > {paused}")
-    click(tab, "Pause")
-    wait_until_enabled(tab, "Resume")
-
+    paused, _ = numbers(tab)
+    click(tab, "Rewind")
+    numbers(tab, f"generation < {paused}")
     click(tab, "Reset")
-    tab.wait_for_function("() => !document.querySelector('.jp-OutputArea img')")
     click(tab, "Start")
     numbers(tab, f"generation < {paused}")  # from the beginning
     click(tab, "Pause")
     wait_until_enabled(tab, "Resume")
+    tab.locator(".jp-OutputArea select[multiple]").select_option(index=[0, 1])
+    tab.locator(f'{CURVE}[aria-label*="trial 1 ends"][aria-label*="trial 2 ends"]').wait_for()
+
+    click(tab, "Dies")  # a story
+    tab.locator(".jp-OutputArea [role=status]", has_text="members died").wait_for()

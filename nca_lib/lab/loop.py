@@ -81,7 +81,7 @@ def run(
 
 def _check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
     """Stop a run that cannot recover: most members explode, or score what an empty grid scores."""
-    where, advice = f"generation {generation}", "Lower std, learning_rate or step_size."
+    where, advice = f"generation {generation}", "Lower std or learning_rate."
     if metrics["nonfinite"] > population / 2:
         raise FloatingPointError(
             f"{where}: {metrics['nonfinite']} of {population} members are not finite: patterns "

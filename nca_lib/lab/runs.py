@@ -149,12 +149,20 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
 
 
 def write_run(
-    out: Path, task: Task, params: Any, std: Any, history: list, command: str | None, device: str
+    out: Path,
+    task: Task,
+    params: Any,
+    std: Any,
+    history: list,
+    command: str | None,
+    device: str,
+    changes: Sequence[dict] = (),
 ) -> None:
     """Write the files of a run folder, each whole or not at all.
 
     Beside the final weights these are the noise scale of each of them (`std`, a pytree of the same
-    shapes), rows of `HISTORY`, how to reproduce the run, and what it was computed on.
+    shapes), rows of `HISTORY`, how to reproduce the run, and what it was computed on. Where
+    settings were changed on the way, `changes` has what they were, from which generation on.
     """
     (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
@@ -179,6 +187,7 @@ def write_run(
         "device": device,
         "versions": versions(),
         "command": command,
+        **({"changes": list(changes)} if changes else {}),
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     checkpoint.write_atomic(out / "run.json", text.encode())

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
@@ -99,10 +99,14 @@ class Task(NamedTuple):
         usable = (start[..., -1].max() > self.config.alive_threshold) & (jnp.abs(start).max() < 100)
         return jnp.where(usable, start, self.start), self.fires(key_fires)
 
+    def live(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> tuple:
+        """Grow one member from what is prepared: its loss, as evolution minimises it, and end."""
+        reach = 0 if self.config.age == 0 else None
+        return self.judge(params, *shared, reach, self.config.overflow)
+
     def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Grow one member from what is prepared and measure: what evolution minimises."""
-        reach = 0 if self.config.age == 0 else None
-        return self.judge(params, *shared, reach, self.config.overflow)[0]
+        return self.live(params, shared)[0]
 
     def look(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         """Grow from what is prepared and see what the layers see: see `second_moments`."""
@@ -173,11 +177,13 @@ def initial_weights(config: Config, params: Any) -> Any:
     raise ValueError(f"init must be a shipped run or a run folder, got {config.init!r}")
 
 
-def make_strategy(config: Config, params: Any) -> Strategy:
+def make_strategy(config: Config, params: Any, **settings: Any) -> Strategy:
     """Set up the evolution strategy that a configuration names, for members like `params`.
 
+    Its std, std_rate, learning_rate and generations may be others, traced ones: see `make_evolve`.
     Explained in chapter 4, "Many generations in one call".
     """
+    config = types.SimpleNamespace(**vars(config) | settings)
     std, rates = config.std, learning_rates(config)
     if config.strategy == "open_es":
         return open_es(params, config.population, std, rates)
@@ -192,8 +198,13 @@ def learning_rates(config: Config) -> Callable[[int], float]:
 
     Explained in chapter 4, "How large a step".
     """
-    start, share = config.learning_rate, config.learning_rate_end
-    return optax.cosine_decay_schedule(start, config.generations, share)
+    start, share, total = config.learning_rate, config.learning_rate_end, config.generations
+
+    def rate(count):  # as optax.cosine_decay_schedule, which takes no traced numbers, to the bit
+        angle = jnp.minimum(count, 1.0 * total) * (jnp.pi * (1.0 / jnp.float32(total)))
+        return start * ((1 - share) * (0.5 * (1 + jnp.cos(angle))) + share)
+
+    return rate
 
 
 def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Descent, Callable]:
@@ -227,8 +238,12 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
         descent = Descent(optimizer, task.start, POOL if config.age else 0)
         trained = make_task(config, config.surrogate) if config.surrogate else task
         return descent, make_descend(descent, trained)
-    strategy, chunk = make_strategy(config, task.params), chunk or plan_chunk(config)
-    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look)
+
+    def tune(settings):
+        return make_strategy(config, task.params, **settings)
+
+    strategy, chunk = tune({}), chunk or plan_chunk(config)
+    return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look, tune)
 
 
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:

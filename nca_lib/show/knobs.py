@@ -1,32 +1,39 @@
 """What the widgets are made of: knobs, messages, pictures and tables as HTML.
 
-Knobs are described as name: (value, choice), where the choice is a range (low, high, step) to slide
-in, a list to choose from, or a type of value to type in. They are made only where a kernel answers.
+Knobs are described as name: (value, choice), where the choice is a range (low, high, step), a list,
+or what else `ipywidgets.interact` makes a widget of. They are made only where a kernel answers.
 """
 
-import base64
 import contextlib
+import functools
 import html
 import io
+import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 
 import ipywidgets
 import matplotlib
 import numpy as np
-from IPython.display import HTML
+from IPython import get_ipython
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
+from nca_lib.lab.config import Config
 from nca_lib.show import figures
 
-LABELS = {"another": "or type", "std": "σ", "num_steps": "steps"}  # where names do not say it
+# The inks of figures.STYLE that are to be those of the notebook's theme.
+INKS = {"#222222": "currentColor", "#444444": "currentColor", "#000000": "currentColor"}
+INKS |= {"#dddddd": "rgba(128,128,128,.3)", "#666666": "#808080"}
+_boxes: dict[str, tuple] = {}  # of each cell its last execution, and the box that it made
 
 
 def explorer(
     draw: Callable[..., str],
     chapter: str,
-    compiles: Sequence[str] = (),
-    extra: Callable | None = None,
+    click: Callable | None = None,
     **knobs: tuple,
 ) -> ipywidgets.VBox | HTML:
     """Redraw whenever a knob is turned.
@@ -34,8 +41,7 @@ def explorer(
     Args:
         draw: values of all knobs, by name -> HTML.
         chapter: the notebook this is for.
-        compiles: knobs whose every new combination makes `draw` compile anew.
-        extra: knobs -> further widgets, to stand below the knobs.
+        click: (values, x, y) -> values of knobs to change, where what `clickable` made is clicked.
         knobs: (value, choice) by name.
 
     Returns:
@@ -43,21 +49,67 @@ def explorer(
     """
     if is_static():
         return still(draw(**{k: value for k, (value, _) in knobs.items()}), knobs, chapter)
-    message, picture, compiled = ipywidgets.HTML(), ipywidgets.HTML(), set()
+    message, picture = ipywidgets.HTML(), ipywidgets.HTML()
 
-    def update(_=None):
-        values = {name: knob.value for name, knob in made.items()}
-        shape = ", ".join(f"{name} {values[name]}" for name in compiles)
+    def values():
+        return {name: knob.value for name, knob in made.items()}
+
+    def update(*_):
         with refusals(message):
-            if compiled and shape not in compiled:
-                message.value = notice(f"Compiling anew for {shape}: a moment.")
-            picture.value = draw(**values)
-            compiled.add(shape)
+            picture.value = draw(**values())
 
-    made = make_knobs(knobs, update)
-    below = extra(made) if extra else []
+    def hit(change):
+        x, y = map(float, change.new.split()[:2])
+        if 0 <= x < 1 and 0 <= y < 1:
+            with contextlib.ExitStack() as stack:  # all of them change before anything is drawn
+                for name, value in click(values(), x, y).items():
+                    stack.enter_context(made[name].hold_trait_notifications())
+                    made[name].value = value
+
+    made, place = make_knobs(knobs, update), ipywidgets.Text(layout={"display": "none"})
+    place.observe(hit, "value")
     update()
-    return ipywidgets.VBox([row_of(made.values()), row_of(below), message, picture])
+    return kept(ipywidgets.VBox([row_of([*made.values(), place]), message, picture]))
+
+
+def clickable(picture: str) -> str:
+    """Let a click on a picture tell the `explorer` where: shares of its width and height."""
+    script = (
+        "const b = this.querySelector('img, svg').getBoundingClientRect();"
+        "const i = this.closest('.nca-box').querySelector('.widget-text input');"
+        "i.value = [(event.clientX - b.left) / b.width, (event.clientY - b.top) / b.height, "
+        "event.timeStamp].join(' ');"
+        "for (const k of ['input', 'change']) i.dispatchEvent(new Event(k, {bubbles: true}))"
+    )
+    return f'<div onclick="{script}" style="cursor:crosshair;display:table">{picture}</div>'
+
+
+def kept(box: ipywidgets.Box) -> ipywidgets.Box:
+    """Close what the cell has made when it last ran, and say what to do where no kernel answers."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    parent = kernel.get_parent() if kernel else {}
+    cell, run = parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id")
+    before, old = _boxes.get(cell, (run, None))
+    if before != run:
+        close(old)
+    if cell:
+        _boxes[cell] = run, box
+    note = f"nca-{box.model_id}"
+    box.children = [*box.children, ipywidgets.HTML(f"<style>.{note} {{display: none}}</style>")]
+    box.add_class("nca-box")
+    if kernel:
+        display(HTML(f'<p class="{note}">Run this cell to bring its widget to life.</p>'))
+    return box
+
+
+def close(widget: ipywidgets.Widget) -> None:
+    """Close a widget and all in it; the notebook's `Out` keeps the widget, and nothing else."""
+    for child in getattr(widget, "children", ()):
+        close(child)
+    if isinstance(widget, ipywidgets.Box):
+        widget.children = ()
+    widget.close()
+    widget.unobserve_all()
 
 
 @contextlib.contextmanager
@@ -70,29 +122,40 @@ def refusals(message: ipywidgets.HTML) -> Iterator[None]:
         message.value = notice(error)
 
 
-def make_knobs(knobs: Mapping[str, tuple], changed: Callable) -> dict[str, ipywidgets.Widget]:
-    """Make the knobs, by name."""
-    fields = {int: ipywidgets.IntText, float: ipywidgets.FloatText, str: ipywidgets.Text}
-    sliders, made = {int: ipywidgets.IntSlider, float: ipywidgets.FloatSlider}, {}
+def make_knobs(
+    knobs: Mapping[str, tuple], changed: Callable[[str, object], None]
+) -> dict[str, ipywidgets.Widget]:
+    """Make the knobs, by name; `changed` is told the name and the new value."""
+    made = {}
     for name, (value, choice) in knobs.items():
-        if isinstance(choice, list):
-            knob = ipywidgets.Dropdown(options=choice, value=value)
-        elif isinstance(choice, tuple):
-            options = dict(zip(("min", "max", "step"), choice, strict=True))
-            knob = sliders[type(value)](value, continuous_update=False, **options)
-        else:
-            knob = fields[choice](value, continuous_update=False)
+        knob = made[name] = ipywidgets.interactive.widget_from_abbrev(choice, value)
         knob.description, knob.style.description_width = label(name), "auto"
-        knob.observe(changed, "value")
-        made[name] = knob
+        if isinstance(choice, tuple):
+            knob.continuous_update = name == "step"  # which is scrubbed through
+        knob.observe(lambda change, name=name: changed(name, change.new), "value")
     return made
 
 
-def button_for(name: str, click: Callable) -> ipywidgets.Button:
-    """A button, and what a click does."""
-    button = ipywidgets.Button(description=name)
-    button.on_click(click)
-    return button
+@functools.cache
+def page_knobs() -> dict[str, tuple]:
+    """Label, values and sentence of each knob of the page that evolves, by name."""
+    text = (resources.files("nca_lib") / "data/demo/evolve_knobs.js").read_text("utf-8")
+    knob = r'(\w+): \{\s+label: "(.*?)",(?:\s+values: \[(.*?)\],)?.*?says: "(.*?)"'
+    found = {k: (a, json.loads(f"[{v}]"), b) for k, a, v, b in re.findall(knob, text, re.S)}
+    found["std"][1].append(2)  # at which patterns explode
+    counts = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    told = "When it ends. Towards the end the steps get smaller."
+    return found | {"generations": ("Generations", counts, told)}
+
+
+def settings(config: Config, names: Iterable[str]) -> dict[str, tuple]:
+    """Describe knobs of the page for settings of a configuration."""
+    found = {}
+    for name in names:
+        value = getattr(config, name)
+        options = [(f"{v:,}", v) for v in sorted({*page_knobs()[name][1], value})]
+        found[name] = value, ipywidgets.SelectionSlider(options=options, value=value)
+    return found
 
 
 def row_of(widgets: Iterable[ipywidgets.Widget]) -> ipywidgets.HBox:
@@ -100,9 +163,16 @@ def row_of(widgets: Iterable[ipywidgets.Widget]) -> ipywidgets.HBox:
     return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
+def columns_of(columns: Iterable[Sequence], width: int) -> ipywidgets.HBox:
+    """Lay widgets in columns of at least this width; where there is no room, below each other."""
+    layout = {"flex": f"1 1 {width}px", "min_width": "0"}
+    boxes = [ipywidgets.VBox(column, layout=layout) for column in columns]
+    return ipywidgets.HBox(boxes, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"})
+
+
 def label(name: str) -> str:
-    """What stands before a knob."""
-    return LABELS.get(name, name.replace("_", " "))
+    """What stands before a knob: the page's word for it, if it has one."""
+    return page_knobs().get(name, [name.replace("_", " ")])[0]
 
 
 def is_static() -> bool:
@@ -131,16 +201,24 @@ def notice(text: object) -> str:
 
 
 def pictures_of(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int) -> str:
-    """Pictures with titles, as HTML."""
-    return figures.show_images(pictures, titles, titles, height).data
+    """Pictures with titles, as HTML, each with a border: what is empty has one, too."""
+    shown, line = figures.show_images(pictures, titles, titles, height).data, "1px solid #8888"
+    return shown.replace("image-rendering:", f"outline:{line};image-rendering:")
 
 
 def figure_of(figure: Figure, alt: str) -> str:
-    """A figure as an image."""
-    buffer, style = io.BytesIO(), "max-width:100%;height:auto"
-    figure.savefig(buffer, format="png")
-    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f'<img src="{address}" alt="{html.escape(alt)}" style="{style}">'
+    """A figure as SVG, in the colours of the page around it."""
+    buffer = io.StringIO()
+    untold = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    plain = {"svg.fonttype": "none", "axes.formatter.min_exponent": 5}
+    with matplotlib.rc_context({"svg.hashsalt": "nca_lib"} | plain):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=untold)
+    drawing = buffer.getvalue().partition("<svg ")[2]
+    drawing = re.sub("<style.*?</style>", "", drawing, flags=re.DOTALL)  # it is for all of a page
+    for ink, theme in INKS.items():
+        drawing = drawing.replace(ink, theme)
+    look = 'style="max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round"'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing}'
 
 
 def heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
@@ -155,16 +233,14 @@ def table_of(
     values: np.ndarray, title: str, columns: Sequence[str] = (), rows: Sequence[str] = ()
 ) -> str:
     """A small matrix as a table, each number on its colour; name its columns, or both sides."""
-    cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums"
+    cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums;color:#000"
     head = "".join(f'<th scope="col">{name}</th>' for name in columns)
     body = f"<tr><td></td>{head}</tr>" if columns else ""
-    for i, (line, colours) in enumerate(zip(values, heat(values), strict=True)):
+    pale = heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())  # for black numbers
+    for i, (line, colours) in enumerate(zip(values, pale, strict=True)):
         body += f'<tr><th scope="row">{rows[i]}</th>' if rows else "<tr>"
         for value, colour in zip(line, colours.tolist(), strict=True):
-            luminance = np.dot((0.2126, 0.7152, 0.0722), np.divide(colour, 255) ** 2.2)
-            ink = "#fff" if luminance < 0.18 else "#000"  # as WCAG 2.2 measures contrast
-            look = f"{cell};background:rgb{tuple(colour)};color:{ink}"
-            body += f'<td style="{look}">{value:.2f}</td>'
+            body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
         body += "</tr>"
     return (
         '<div tabindex="0" style="overflow-x:auto">'

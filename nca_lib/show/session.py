@@ -1,28 +1,65 @@
 """A training that a notebook drives: piece by piece, in the background, and never two at once.
 
-`nca_lib.show.dashboard` puts knobs and buttons in front of it (chapters 4 and 6).
+`nca_lib.show.dashboard` puts knobs and pictures in front of it (chapters 4 and 6).
 """
 
 import atexit
+import bisect
 import contextlib
+import copy
 import dataclasses
+import functools
+import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ipywidgets
 import jax
+import numpy as np
 from IPython import get_ipython
 
-from nca_lib.lab import checkpoint
+from nca_lib.lab import task as tasks
 from nca_lib.lab.config import Config
 from nca_lib.lab.loop import START, run, run_keys
 from nca_lib.lab.machine import describe_device
-from nca_lib.lab.runs import HISTORY, write_run
-from nca_lib.lab.task import initial_weights, make_measure, make_task, make_trainer
+from nca_lib.lab.runs import HISTORY, MEASURED, write_run
+from nca_lib.show.knobs import kept, notice, refusals
 
-PIECE = 0.7  # seconds of training between two pictures
+PIECE = 0.3  # seconds of training between two looks at the knobs
+SAMPLE = 64  # most members of a population that are looked at
+ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
+# What may change while it trains, as it is compiled.
+LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
+
+
+class Parts(NamedTuple):
+    """What a training compiles: the same for all that differ by what is live alone."""
+
+    task: tasks.Task
+    strategy: Any
+    evolve: Callable  #: (state, key, start, count, settings) -> (state, metrics)
+    offspring: Callable  #: (state, key) -> fitness, last states
+    measure: Callable  #: (params, keys) -> losses
+    frames: Callable  #: (params, key) -> every state of a life
+
+
+@functools.lru_cache(maxsize=8)
+def set_up(config: Config) -> Parts:
+    """Set up a training, once for each kind of it: see `Training`."""
+    task = tasks.make_task(config)
+    strategy, evolve = tasks.make_trainer(task)
+
+    def offspring(state, key):
+        asked, shared, state = strategy.ask(state, key, task.prepare, task.look)
+        weights = jax.vmap(strategy.members(state))(jax.tree.map(lambda x: x[:SAMPLE], asked))
+        return jax.lax.map(lambda member: task.live(member, shared), weights)
+
+    seen = jax.jit(offspring), tasks.make_measure(task), jax.jit(task.frames)
+    return Parts(task, strategy, evolve, *seen)
 
 
 class Training:
@@ -30,31 +67,30 @@ class Training:
 
     It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
     Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and `frames`.
+    What it evolves by are its `settings`, from the next piece on those that are `wanted`. A sigma
+    that was learned then grows or shrinks by the factor by which `std` does.
 
     Explained in chapter 4, "Turn the knobs".
 
     Args:
-        config: what to train. `generations` counts those of `before`, too.
-        before: a training to go on from. Only its weights, its history and its count of
-            generations are taken over; the strategy begins anew around these weights.
+        config: what to train.
 
     Raises:
-        ValueError: the configuration cannot run, or has weights of another shape than `before`.
+        ValueError: the configuration cannot run.
     """
 
-    def __init__(self, config: Config, before: "Training | None" = None):
-        self.config, self.task = config, make_task(config)
-        self.weights = initial_weights(config, self.task.params)
+    def __init__(self, config: Config):
+        self.evolves = config.strategy != "backprop"
+        self.parts = set_up(dataclasses.replace(config, **LIVE) if self.evolves else config)
+        self.config, self.task = config, self.parts.task
+        self.wanted = {name: vars(config)[name] for name in LIVE}
+        self.settings = LIVE if self.evolves else self.wanted
         self.last, self.history = START, {name: [] for name in HISTORY}
-        if before is not None:
-            before.check_fits(config)
-            self.weights, self.last = before.weights, before.last
-            self.history = {name: column[:] for name, column in before.history.items()}
-        rest = dataclasses.replace(config, generations=config.generations - self.done)
-        self.trainer = make_trainer(self.task._replace(config=rest))
-        self.state = self.trainer[0].init(run_keys(config.seed)[0], self.weights)
-        self.measure, self._frames = make_measure(self.task), jax.jit(self.task.frames)
-        self.look, self.rows = jax.jit(self.task.look), None
+        self.spells = []  # of constant settings: what was when each began, and the settings
+        self.pace, self.fate, self.is_compiled = (0, PIECE), "", False
+        weights = tasks.initial_weights(config, self.task.params)
+        state = self.parts.strategy.init(run_keys(config.seed)[0], weights)
+        self.state = jax.device_get(state)
 
     @property
     def done(self) -> int:
@@ -66,69 +102,96 @@ class Training:
         """Seconds spent on them, compilation left out."""
         return self.last["seconds"]
 
-    def check_fits(self, config: Config) -> None:
-        """Refuse a configuration whose weights have another shape.
+    @property
+    def weights(self) -> Any:
+        """Those of the mean."""
+        return self.parts.strategy.mean(self.state)
 
-        Args:
-            config: what to go on with.
+    @property
+    def told(self) -> dict:
+        """All settings, those that are wanted before those it began with."""
+        return vars(self.config) | self.wanted
 
-        Raises:
-            ValueError: it has other channels, or another hidden width.
-        """
-        old, new = ((c.channels, c.hidden) for c in (self.config, config))
-        if old != new:
-            raise ValueError(f"channels and hidden must be {old} to go on, got {new}: press Reset")
+    def change(self, **wanted: float) -> None:
+        """Change settings before the next generation."""
+        self.wanted = self.wanted | wanted
+
+    def tuned(self, wanted: dict) -> Any:
+        """The state, with the sigma of these settings."""
+        factor = np.float32(wanted["std"] / self.settings["std"])
+        return self.state if factor == 1 else self.state.replace(std=self.state.std * factor)
+
+    def fork(self, back: bool = False) -> "Training":
+        """Another training that goes on from here, or from before the last change."""
+        other = copy.copy(self)
+        other.spells, other.fate = [*self.spells], ""
+        if back:
+            other.state, other.last, _ = other.spells.pop()
+            other.settings = other.wanted = other.spells[-1][2]
+        rows = bisect.bisect(self.history["generation"], other.done)
+        other.history = {name: column[:rows] for name, column in self.history.items()}
+        return other
+
+    def compile(self) -> None:
+        """Compile all that training takes, and train nothing."""
+        _, key, key_measure = run_keys(self.config.seed)
+        keys = jax.random.split(key_measure, MEASURED)
+        self._evolve(self.state, key, 0, 0)
+        self.parts.measure(self.weights, keys)
+        self.frames(key)
+        if self.evolves:
+            self.offspring()
+        self.is_compiled = True
+
+    def _evolve(self, *args: Any) -> tuple[Any, dict]:
+        settings = [jax.tree.map(np.float32, self.settings)] if self.evolves else []
+        return self.parts.evolve(*args, *settings)
 
     def advance(self, seconds: float = PIECE) -> None:
         """Train for about so many seconds, and append a row to the history.
 
-        The first call compiles, which `self.seconds` does not count, and does one generation.
-
         Args:
-            seconds: how long, by the rate of the piece before.
+            seconds: how long, by the rate of the piece before; the first is one generation.
 
         Raises:
-            ValueError: seconds not from 0 to 3600.
             RuntimeError, FloatingPointError: the population died or exploded.
         """
-        if not 0 <= seconds <= 3600:
-            raise ValueError(f"seconds must be 0 to 3600, got {seconds!r}")
-        self.seconds_a_piece = seconds
-        if self.rows is None:
-            next(self._run([self.done + 1]))  # compiles; not used
-            self.rows = self._run(self._points())
-        self.state, self.last = next(self.rows)
-        self.weights = self.trainer[0].mean(self.state)
+        if not self.spells or self.wanted != self.settings:
+            wanted = self.wanted  # a click may change it
+            self.spells.append((self.state, self.last, wanted))
+            self.state, self.settings = self.tuned(wanted), wanted
+        (did, took), before = self.pace, self.last
+        count = max(1, min(int(did * seconds / took), 4 * did))
+        points = [min(self.done + count, self.settings["generations"])]
+        trainer = self.parts.strategy, self._evolve
+        rows = run(self.task, trainer, self.state, points, self.last, self.parts.measure)
+        self.state, self.last = next(rows)
+        self.pace = self.done - before["generation"], self.seconds - before["seconds"]
         for name, column in self.history.items():
             column.append(self.last[name])
 
-    def _run(self, points: Iterable[int]) -> Iterator[tuple[Any, dict]]:
-        return run(self.task, self.trainer, self.state, points, self.last, self.measure)
-
-    def _points(self) -> Iterator[int]:
-        """One generation, and then as many as fit into a piece."""
-        count = 1
-        while self.done < self.config.generations:
-            before = self.last
-            yield min(self.done + count, self.config.generations)
-            took = self.seconds - before["seconds"]
-            did = self.done - before["generation"]
-            count = max(1, min(int(did * self.seconds_a_piece / took), 4 * did))
-
     def frames(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
-        return self._frames(self.weights, key)
+        return self.parts.frames(self.weights, key)
 
-    def std(self) -> dict[str, float]:
-        """Average the noise scale over each array of weights, by name, as in `run.json`."""
-        arrays = checkpoint.weights_to_arrays(self.trainer[0].std(self.state))
-        return {name: float(array.mean()) for name, array in arrays.items()}
+    def offspring(self) -> tuple[np.ndarray, np.ndarray]:
+        """Grow members of the coming generation, at most `SAMPLE`, by evolution.
+
+        Returns:
+            Their fitness (n,) and their last states (n, H, W, C), the best first.
+        """
+        key = jax.random.fold_in(run_keys(self.config.seed)[1], self.done)
+        found = self.parts.offspring(self.tuned(self.wanted), key)
+        fitness, states = jax.device_get(found)
+        order = np.argsort(fitness)  # NaN comes last
+        return fitness[order], states[order]
 
     def save(self, out: Path) -> None:
         """Write a run folder for `nca_lib.lab.runs.load_run`.
 
-        Its configuration ends at the generation reached. It names no command that repeats it: none
-        repeats what was changed on its way.
+        Its configuration is the one it began with, and ends at the generation reached; `run.json`
+        has all settings in `changes`. It names no command that repeats it: none repeats what was
+        changed on its way.
 
         Args:
             out: the folder, made if needed.
@@ -140,79 +203,140 @@ class Training:
         if (out / "run.json").exists():
             raise ValueError(f"{out} holds a run already; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        task = self.task._replace(config=dataclasses.replace(self.config, generations=self.done))
-        std, rows = self.trainer[0].std(self.state), list(zip(*self.history.values(), strict=True))
-        write_run(out, task, self.weights, std, rows, None, describe_device())
+        changes = [{"generation": last["generation"], **held} for _, last, held in self.spells]
+        begun = self.spells[0][2] | {"generations": self.done}
+        task = self.task._replace(config=dataclasses.replace(self.config, **begun))
+        std, rows = self.parts.strategy.std(self.state), [*zip(*self.history.values(), strict=True)]
+        write_run(out, task, self.weights, std, rows, None, describe_device(), changes)
 
 
-class Loop:
-    """Repeats a piece of work until it is told to stop; of all loops at most one runs.
+class Driver:
+    """Start, Pause and Reset for trainings that take turns: the next piece is whose had least time.
 
-    It runs in a thread, so that the notebook stays usable. Colab has been seen to drop what threads
-    send to widgets. There it runs where it was started, in the handler of a click, and between two
-    pieces lets the kernel handle one event that waits, such as the click on "Pause".
+    They train in a thread, so that the notebook stays usable; of all drivers at most one runs.
+    Colab has been seen to drop what threads send to widgets. There they train where they were
+    started, in the handler of a click, and between two pieces the kernel may handle one event that
+    waits, such as the click on "Pause".
 
     Args:
-        work: does one piece, and says whether there is more to do.
-        ended: called at the end, with the message of the error that ended it or "".
+        make: makes the sides, trainings by name, for each Reset anew.
+        show: draws them, given whether they stand still.
+        seconds: how long each may train from one click on Start.
     """
 
-    running: "Loop | None" = None
+    running: "Driver | None" = None
 
-    def __init__(self, work: Callable[[], bool], ended: Callable[[str], None]):
-        self.work, self.ended = work, ended
-        self.stopping, self.thread = threading.Event(), None
+    def __init__(self, make: Callable, show: Callable, seconds: float = math.inf):
+        Driver.stop_running()  # it may be of another cell, and out of reach
+        self.make, self.show, self.seconds = make, show, seconds
+        self.sides, self.limit, self.message = {}, 0.0, ipywidgets.HTML()
+        self.stopping, self.thread, self.why, self.due = threading.Event(), None, "", 0.0
+        named = {"Start": self.start, "Pause": self.pause, "Reset": self.reset}
+        self.buttons = [self.button(*named) for named in named.items()]
+
+    def button(self, name: str, act: Callable[[], None]) -> ipywidgets.Button:
+        """A button, and what a click does; where that is refused, the message says why."""
+
+        def click(_):
+            with refusals(self.message):
+                act()
+
+        button = ipywidgets.Button(description=name, layout={"width": "auto"})
+        button.on_click(click)
+        return button
+
+    def keep(self, box: ipywidgets.Box) -> ipywidgets.Box:
+        """Put it in this box; as that is closed, nothing trains."""
+        box.observe(lambda _: self.stopping.set(), "comm")
+        return kept(box)
+
+    def enable(self) -> None:
+        """Make buttons answer where they have a meaning."""
+        (start, pause, _), running = self.buttons, Driver.running is self
+        start.description = "Resume" if any(side.done for side in self.sides.values()) else "Start"
+        start.disabled, pause.disabled = running, not running
+
+    def waiting(self) -> list[Training]:
+        """Those that live, and have time and generations left."""
+        rest = [s for s in self.sides.values() if not s.fate and s.seconds < self.limit]
+        return [side for side in rest if side.done < side.wanted["generations"]]
 
     def start(self) -> None:
-        """Start, after the loop that runs, if any, has done its piece and stopped.
-
-        Raises:
-            ValueError: see `stop_running`.
-        """
-        Loop.stop_running()
+        """Let the sides train, or train on."""
+        Driver.stop_running()
+        self.limit = self.seconds + max(side.seconds for side in self.sides.values())
+        for side in self.sides.values():
+            side.fate = ""
+        if not self.waiting():
+            raise ValueError("nothing is left to do: raise generations, or Reset")
+        Driver.running, self.why, self.due = self, "", 0.0
         self.stopping.clear()
-        Loop.running = self
+        self.enable()
         if _must_poll():
             with _events() as handle_one:
-                self._run(handle_one)
+                self.train(handle_one)
         else:
-            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread = threading.Thread(target=self.train, daemon=True)
             self.thread.start()
 
-    def stop(self) -> None:
-        """Ask it to stop after the piece at hand; `wait` for that."""
+    def pause(self) -> None:
+        """Stop after the piece at hand, and say so at once."""
         self.stopping.set()
+        self.buttons[1].disabled = True
+        self.message.value = notice("Pausing when this piece is done.")
 
-    def wait(self) -> None:
-        """Wait until it has stopped."""
-        self.thread.join()
+    def reset(self, make: Callable | None = None) -> None:
+        """Stop, and begin with new sides."""
+        if Driver.running is self:
+            Driver.stop_running()
+        self.sides = (make or self.make)()
+        self.message.value = ""
+        self.enable()
 
     @staticmethod
     def stop_running() -> None:
-        """Stop the loop that runs, if any, and wait for it.
+        """Stop the driver that runs, if any, and wait for it.
 
         Raises:
             ValueError: on Colab, where it cannot stop before what handles this event is done.
         """
-        if (loop := Loop.running) is not None:
-            if loop.thread is None:
+        if (driver := Driver.running) is not None:
+            if driver.thread is None:
                 raise ValueError("another training runs: pause it first")
-            loop.stop()
-            loop.wait()
+            driver.why = "Paused: another training has begun."
+            driver.stopping.set()
+            driver.thread.join()
 
-    def _run(self, handle_one: Callable[[], None] = lambda: None) -> None:
-        message = ""
+    def train(self, handle_one: Callable[[], None] = lambda: None) -> None:
+        """Let the sides train in turn until they are done, or are told to stop."""
         try:
-            while not self.stopping.is_set() and self.work():
+            while self.waiting() and not self.stopping.is_set():
+                self.piece(min(self.waiting(), key=lambda side: side.seconds))
                 handle_one()
-        except (ValueError, RuntimeError, ArithmeticError) as error:  # such as: all have died
-            message = str(error)
         finally:
-            Loop.running = None
-            self.ended(message)
+            Driver.running = None
+            self.show(True)
+            self.message.value = notice(self.why) if self.why else ""
+            self.enable()
+
+    def piece(self, side: Training) -> None:
+        """Train a side for a while, and draw now and then."""
+        try:
+            if not side.is_compiled:
+                self.message.value = notice("Compiling: some seconds.")
+                side.compile()
+                self.message.value = ""
+            side.advance()
+        except (RuntimeError, FloatingPointError) as error:
+            side.fate = f"{error} {ADVICE.format(side.done)}"
+        began = time.monotonic()
+        if began > self.due:
+            self.show(False)  # it may cost a tenth of the time, at most
+            took = time.monotonic() - began
+            self.due = began + took + max(0.7, 10 * took)
 
 
-atexit.register(Loop.stop_running)  # a kernel that ends must not leave a thread inside of XLA
+atexit.register(Driver.stop_running)  # a kernel that ends must not leave a thread inside of XLA
 
 
 def _must_poll() -> bool:

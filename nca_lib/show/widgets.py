@@ -18,27 +18,22 @@ import matplotlib
 import numpy as np
 from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from nca_lib.lab import images
+from nca_lib.lab.images import check
 from nca_lib.lab.runs import Run
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, living_mask, perceive
-from nca_lib.rollout import disc, half, record
-from nca_lib.show import figures
-from nca_lib.show.knobs import (
-    explorer,
-    figure_of,
-    heat,
-    is_static,
-    pictures_of,
-    still,
-    table_of,
-)
+from nca_lib.rollout import disc, record
+from nca_lib.show import knobs
+from nca_lib.show.knobs import clickable, explorer, heat, pictures_of, table_of
 from nca_lib.target import list_emoji, load_emoji
 
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
+AREA = (0.13, 0.18, 0.58, 0.74)  # of a figure: where its axes lie
 LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
 
 
@@ -57,13 +52,13 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
         ValueError: emoji is not a list of some.
     """
     emoji = list_emoji() if emoji is None else emoji
-    if not isinstance(emoji, list | tuple) or not emoji:
-        raise ValueError(f"emoji must be a list of some, got {emoji!r}")
+    check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
-    def draw(emoji, another, size, padding, alpha, background):
+    def draw(emoji, typed, size, padding, alpha, background):
         premultiply = alpha == "premultiplied"
-        target = load_emoji(another.strip() or emoji, size, padding, premultiply)
+        emoji = typed.strip() if emoji == "as typed" else emoji
+        target = load_emoji(emoji, size, padding, premultiply)
         ground = grounds[background] or images.checkerboard(*target.shape[:2])
         pixels = np.rint(255 * target).astype(np.uint8)
         planes = [np.repeat(pixels[..., k : k + 1], 3, axis=-1) for k in range(4)]
@@ -71,9 +66,9 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
         return pictures_of([images.to_rgb(target, ground, premultiply), *planes], titles, 150)
 
     alphas = ["premultiplied", "straight"]
-    knobs = dict(emoji=(emoji[0], list(emoji)), another=("", str), size=(24, (8, 96, 1)))
-    knobs |= dict(padding=(4, (0, 24, 1)), alpha=(alphas[0], alphas))
-    return explorer(draw, "01_dataset", **knobs, background=("white", list(grounds)))
+    given = dict(emoji=(emoji[0], [*emoji, "as typed"]), typed=("", ""), size=(24, (8, 96, 1)))
+    given |= dict(padding=(4, (0, 24, 1)), alpha=(alphas[0], alphas))
+    return explorer(draw, "01_dataset", **given, background=("white", list(grounds)))
 
 
 def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
@@ -100,12 +95,13 @@ def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
         weights = dict(zip((*KERNEL_NAMES, "Laplacian"), turned, strict=True))[kernel]
         plane = state[..., names.index(channel)]
         seen = np.asarray(perceive(plane[..., None], weights[..., None])[..., 0])
-        titles = [f"channel {channel}", f"seen through {kernel}, turned by {rotation}°"]
+        turn = f", turned by {rotation}°" if kernel.startswith("Sobel") else ""
+        titles = [f"channel {channel}", f"seen through {kernel}{turn}"]
         pictures = pictures_of([heat(plane), heat(seen)], titles, 200)
         return pictures + table_of(weights, "the kernel (orange below zero, purple above)")
 
-    knobs = dict(channel=("alpha", names), kernel=("Sobel x", [*KERNEL_NAMES, "Laplacian"]))
-    return explorer(draw, "02_architecture", **knobs, rotation=(0, (-180, 180, 15)))
+    given = dict(channel=("alpha", names), kernel=("Sobel x", [*KERNEL_NAMES, "Laplacian"]))
+    return explorer(draw, "02_architecture", **given, rotation=(0, (-180, 180, 15)))
 
 
 def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.Widget | HTML:
@@ -119,18 +115,17 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
         fire: (H, W) bool, which cells fire.
 
     Returns:
-        The numbers at each station, with knobs for the cell's row and column. It begins at a
-        half-transparent cell that fires.
+        The numbers at each station, with knobs for the cell's row and column; a click on the first
+        picture does, too. It begins at a half-transparent cell that fires.
 
     Raises:
         ValueError: model is no rule, or the state or `fire` has another shape.
     """
-    if not isinstance(model, NCA):
-        raise ValueError(f"model must be an NCA, got {model!r}")
+    check(isinstance(model, NCA), "model", model, "an NCA")
     state, names = _check_state(state)
     fire, (height, width, C) = np.asarray(fire), state.shape
-    if fire.dtype != bool or fire.shape != (height, width):
-        raise ValueError(f"fire must be bool {(height, width)}, got {fire.dtype} {fire.shape}")
+    fine = fire.dtype == bool and fire.shape == (height, width)
+    check(fine, "fire", f"{fire.dtype} {fire.shape}", f"bool {(height, width)}")
     after = np.asarray(model(jnp.asarray(state), jnp.asarray(fire)))
     perception = perceive(jnp.asarray(state))
     hidden = np.asarray(jax.nn.relu(model.hidden(perception)), np.float32)
@@ -149,7 +144,7 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
         around = np.pad(state[..., -1], 1)[row : row + 3, column : column + 3]
         views = np.asarray(perception[here]).reshape(-1, C)
         return (
-            pictures_of(pictures, ["before, the cell in magenta", "after the step"], 200)
+            clickable(pictures_of(pictures, ["before, the cell in magenta", "after the step"], 200))
             + table_of(around, "1 alpha of its neighbours")
             + table_of(views, "2 see: what it perceives", short, KERNEL_NAMES)
             + table_of(hidden[here].reshape(-1, math.gcd(hidden.shape[-1], 8)), "3 think: hidden")
@@ -158,18 +153,20 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
             + table_of(np.stack([state[here], after[here]]), "5 live", short, ["before", "after"])
         )
 
+    def click(_, x, y):
+        return {"row": int(y * height), "column": int(x * width)}
+
     distance = np.where(fire, np.abs(state[..., -1] - 0.5), np.inf)
     row, column = (int(i) for i in np.unravel_index(distance.argmin(), distance.shape))
-    knobs = dict(row=(row, (0, height - 1, 1)), column=(column, (0, width - 1, 1)))
-    return explorer(draw, "02_architecture", **knobs)
+    given = dict(row=(row, (0, height - 1, 1)), column=(column, (0, width - 1, 1)))
+    return explorer(draw, "02_architecture", click, **given)
 
 
 def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     """Move the loss window over a rollout, and walk about in the loss landscape.
 
     The landscape is a plane through the weights. Upwards lies the way from the untrained weights
-    (0) to the trained ones (1) and beyond, to the right a random direction. Orange: the pattern
-    exploded. Grey: it died. Elsewhere, the darker the better.
+    (0) to the trained ones (1) and beyond, to the right a random direction. A click stands there.
 
     Explained in chapter 3, "The landscape".
 
@@ -186,9 +183,8 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     Raises:
         ValueError: run is no run, or side not from 2 to 101.
     """
-    _check_run(run)
-    if type(side) is not int or not 2 <= side <= 101:
-        raise ValueError(f"side must be an int from 2 to 101, got {side!r}")
+    check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
     live = _make_live(run)
@@ -197,35 +193,32 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     @functools.lru_cache(maxsize=4)
     def landscape(direction, reach):
         across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
-        return live(np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2), direction)
+        losses, states = live(np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2), direction)
+        return np.asarray(losses), np.asarray(states.any((1, 2, 3)))  # states would fill the memory
 
     def draw(width, end, direction, reach, way, noise):
-        if width > end:
-            raise ValueError(f"window must be 1 to {end} (where it ends), got {width}")
-        level, wild, dead = _fate(*landscape(direction, reach), width)
-        shade = np.clip((np.log10(np.maximum(level, 1e-9)) - np.log10(empty) + 1.2) / 1.6, 0, 1)
-        colours = matplotlib.colormaps["viridis"](np.where(wild, 0, shade))
-        pixels = np.rint(255 * colours[:, :3]).astype(np.uint8)
-        pixels[wild], pixels[dead] = (213, 94, 0), (128, 128, 128)
-        pixels = pixels.reshape(side, side, 3)
-        row, column = (high - way) / (high - low), (noise + 1) / 2
-        pixels[round(row * (side - 1)), round(column * (side - 1))] = 255
-
+        check(width <= end, "width", width, f"at most {end} (where it ends)")
+        losses, lives = landscape(direction, reach)
+        levels = losses[:, -width:].mean(axis=-1)
+        extent = (-reach, reach, low, high)
+        plane = _draw_landscape(levels, lives, empty, extent, (noise * reach, way))
         losses, states = live(np.array([[noise * reach, way]]), direction)
-        value, exploded, died = (x[0] for x in _fate(losses, states, width))
-        state = "exploded" if exploded else "dead" if died else "alive"
-        titles = [
-            f"landscape, last {width} of {T} steps: {wild.mean():.0%} exploded, "
-            f"{dead.mean():.0%} dead",
-            f"at the white point: {state}, loss {value:.3g}",
-        ]
-        pictures = pictures_of([pixels, images.to_rgb(states[0])], titles, 220)
-        return _draw_window(curve, empty, width, end) + pictures
+        title = f"at the white point, loss {losses[0, -width:].mean():.3g}"
+        mean = curve[end - width + 1 : end + 1].mean()
+        return (
+            _draw_life(curve, empty, (end - width + 1, end), f"window: {mean:.4g}")
+            + clickable(plane)
+            + pictures_of([images.to_rgb(states[0])], [title], 220)
+        )
 
-    knobs = dict(width=(run.config.window, (1, T, 1)), end=(T, (1, 4 * T, 1)))
-    knobs |= dict(direction=(2, (0, 20, 1)), reach=(0.1, [0.03, 0.1, 0.3]))
-    knobs |= dict(way=(1.0, (low, high, 0.05)), noise=(0.0, (-1.0, 1.0, 0.05)))
-    return explorer(draw, "03_loss", **knobs)
+    def click(_, x, y):
+        across, up = (x - AREA[0]) / AREA[2], (1 - y - AREA[1]) / AREA[3]
+        return {"noise": round(2 * across - 1, 2), "way": round(low + (high - low) * up, 2)}
+
+    given = dict(width=(run.config.window, (1, T, 1)), end=(T, (1, 4 * T, 1)))
+    given |= dict(direction=(2, (0, 20, 1)), reach=(0.1, [0.03, 0.1, 0.3]))
+    given |= dict(way=(1.0, (low, high, 0.05)), noise=(0.0, (-1.0, 1.0, 0.05)))
+    return explorer(draw, "03_loss", click, **given)
 
 
 def _make_live(run: Run) -> Callable:
@@ -234,9 +227,7 @@ def _make_live(run: Run) -> Callable:
     A point says how much of a random direction, and how far on the way from untrained weights to
     trained ones.
     """
-    task, target = run.task, jnp.asarray(run.target)
-    fires = task.fires(jax.random.key(0))
-    (first, unravel), last = ravel_pytree(task.params), ravel_pytree(run.params)[0]
+    (first, unravel), last = ravel_pytree(run.task.params), ravel_pytree(run.params)[0]
 
     @jax.jit
     def live(points, direction):
@@ -244,37 +235,47 @@ def _make_live(run: Run) -> Callable:
 
         def one(point):
             weights = unravel(first + point[1] * (last - first) + point[0] * noise)
-            states = record(task.merge(weights), task.start, fires)
-            return mse(states[1:], target), states[-1]
+            states = run.task.frames(weights, jax.random.key(0))
+            return mse(states[1:], run.target), states[-1]
 
         return jax.lax.map(one, points)
 
     return live
 
 
-def _fate(losses: ArrayLike, states: ArrayLike, width: int) -> tuple[np.ndarray, ...]:
-    """For each point the loss over the last steps, and whether the pattern exploded or died."""
-    level = np.asarray(losses)[:, -width:].mean(axis=-1)
-    wild = ~(level < 1)  # NaN is not below 1
-    return level, wild, ~wild & ~np.any(states, axis=(1, 2, 3))
+def _draw_landscape(
+    levels: np.ndarray, lives: np.ndarray, empty: float, extent: tuple, point: tuple
+) -> str:
+    """The losses around a rule, and where one stands; what exploded is orange, what died grey."""
+    wild = ~(levels < 1)  # NaN is not below 1
+    dead = ~wild & ~lives
+    shown = np.where(dead, np.nan, np.where(wild, 1e9, levels))
+    figure, side = Figure(figsize=(6, 3.6)), math.isqrt(len(levels))
+    axes = figure.add_axes(AREA)
+    colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="#808080")
+    norm = LogNorm(empty / 16, 2.5 * empty)
+    image = axes.imshow(shown.reshape(side, side), colours, norm, extent=extent, aspect="auto")
+    axes.plot(*point, "o", color="white", markeredgecolor="black")
+    told = f"exploded (orange) {wild.mean():.0%}, dead (grey) {dead.mean():.0%}"
+    axes.set(xlabel="random direction", ylabel="way from untrained to trained", title=told)
+    figure.colorbar(image, cax=figure.add_axes((0.74, 0.18, 0.02, 0.74)), label="loss")
+    return knobs.figure_of(figure, f"Landscape: {told}")
 
 
-def _draw_window(curve: np.ndarray, empty: float, width: int, end: int) -> str:
-    """The loss of a rollout, and in grey the steps that count."""
+def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told: str) -> str:
+    """The loss at every step of a life, and some steps of it in grey."""
     figure = Figure(figsize=(6, 2.6))
-    axes = figure.subplots()
-    axes.axvspan(end - width + 1, end, color="#bbbbbb", label="window")
+    axes = figure.add_axes(AREA)
     axes.plot(np.where(np.isfinite(curve), curve, np.nan))
     axes.axhline(empty, color="#666666", linewidth=1.2, linestyle=":", label="empty grid")
-    axes.set(xlabel="step", ylabel="mse", yscale="log")
-    axes.legend()
-    mean = curve[end - width + 1 : end + 1].mean()
-    alt = f"Loss of a rollout of {len(curve) - 1} steps; its mean over the window is {mean:.4g}"
-    return figure_of(figure, alt)
+    axes.axvspan(*span, color="#808080", alpha=0.4, label=told)
+    axes.set(xlabel="step", ylabel="mse", yscale="log", xlim=(0, len(curve) - 1))
+    axes.legend(frameon=False)
+    return knobs.figure_of(figure, f"Loss at every step of a life; {told}")
 
 
 def growth_player(run: Run) -> ipywidgets.Widget | HTML:
-    """Scrub through lives of a trained rule, look below the surface, and wound it.
+    """Scrub through four lives of a trained rule, look below the surface, and wound it.
 
     Explained in chapter 5, "A lizard that heals".
 
@@ -282,97 +283,61 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
         run: a trained run.
 
     Returns:
-        The lives at one step, with knobs for the step, what is shown, the number of lives (each
-        under fire masks of its own), their length in steps, and what is erased when.
+        The lives, each under fire masks of its own and four times as long as training's, at one
+        step, and their loss, with knobs for what is shown, the step, and the disc that is erased:
+        when, where and how large, in cells. A click on a pattern wounds it there and then.
 
     Raises:
         ValueError: run is no run.
     """
-    _check_run(run)
-    height, width, channels = run.task.start.shape
-    T, hidden = run.config.num_steps, [f"hidden {i}" for i in range(channels - 4)]
-    angles = {"left": np.pi, "right": 0.0, "upper": -np.pi / 2, "lower": np.pi / 2}
-    regions = {f"{name} half": half(height, width, angle) for name, angle in angles.items()}
-    regions["disc"] = disc(height, width, height / 2, width / 2, min(height, width) / 5)
-    regions["nothing"] = np.zeros((height, width), bool)
-
-    grow = _make_grow(run)
+    check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    (height, width, channels), T = run.task.start.shape, run.config.num_steps
+    hidden = [f"hidden {i}" for i in range(channels - 4)]
+    rule, empty = run.task.merge(run.params), run.task.empty_loss()
+    keys, starts = jax.random.split(jax.random.key(0), 4), np.stack([run.task.start] * 4)
+    fires = np.asarray(jax.vmap(lambda key: run.task.fires(key, 4 * T))(keys))
+    grow = jax.jit(jax.vmap(lambda state, fires: record(rule, state, fires)))
+    whole = np.asarray(grow(starts, fires))  # every state, (4, 4T + 1, H, W, C)
 
     @functools.lru_cache(maxsize=4)
-    def frames(view, lives, steps, erase, when):
-        """All pixels of one setting, (steps + 1, H', W', 3)."""
-        states = np.asarray(grow(lives, steps, regions[erase], when)).swapaxes(0, 1)
+    def lives_of(view, when, row, column, radius):
+        """Of one setting all pixels, (4T + 1, H', W', 3), and the losses and their curve."""
+        wound = disc(height, width, row, column, radius)[..., None]
+        after = grow(np.where(wound, 0, whole[:, when]), np.roll(fires, -when, axis=1))
+        states = np.concatenate([whole[:, :when], after[:, : 4 * T + 1 - when]], axis=1)
+        states = states.swapaxes(0, 1)
         if view in hidden:
             values = np.nan_to_num(states[..., hidden.index(view)])
-            pixels = heat(values, max(1.0, np.abs(values[: T + 1]).max()))
+            pixels = heat(values, max(1.0, np.abs(values[:T]).max()))
         else:
-            ground = images.checkerboard(height, width) if view == "on checks" else (1.0, 1.0, 1.0)
-            pixels = images.to_rgb(states, ground, run.config.premultiply)
-        return images.contact_sheet(pixels, columns=min(lives, 4))
-
-    def draw(step, **setting):
-        if step > setting["steps"]:
-            raise ValueError(f"step must be 0 to {setting['steps']} (steps), got {step}")
-        title = "step {} of {steps}, {view}; {erase} erased at step {when}".format(step, **setting)
-        return pictures_of(
-            [frames(**setting)[step]], [title], 220 if setting["lives"] <= 4 else 440
+            pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
+        losses = np.asarray(mse(states, run.target)).mean(axis=1)
+        return (
+            images.contact_sheet(pixels, 4),
+            losses,
+            _draw_life(losses, empty, (when, when + 1), "wound"),
         )
 
-    setting = dict(view=("picture", ["picture", "on checks", *hidden]), lives=(4, [1, 2, 4, 8]))
-    setting |= dict(steps=(2 * T, [T, 2 * T, 4 * T, 8 * T]), erase=("lower half", list(regions)))
-    setting |= dict(when=(T, (1, 8 * T, 1)))
-    if is_static():
-        shown = {name: value for name, (value, _) in setting.items()}
-        alt = "{lives} lives of {steps} steps; {erase} erased at step {when}".format(**shown)
-        clip = figures.show_clip(frames(**shown)[::2], alt, fps=12)
-        return still(clip.data, setting, "05_visualization")
+    def draw(step, **setting):
+        frames, losses, curve = lives_of(**setting)
+        title = f"step {step}, loss {losses[step]:.4f}"
+        return clickable(pictures_of([frames[step]], [title], 220)) + curve
 
-    def extra(knobs):
-        knobs["step"].continuous_update = True
-        play = ipywidgets.Play(min=0, max=2 * T, interval=100)
-        ipywidgets.jslink((play, "value"), (knobs["step"], "value"))
-        ipywidgets.dlink((knobs["steps"], "value"), (play, "max"))
-        return [play]
+    def click(values, x, y):
+        column = x * (4 * (width + 2) - 2) % (width + 2)
+        return {"row": int(y * height), "column": int(column), "when": values["step"]}
 
-    step = (T, (0, 8 * T, 1))
-    return explorer(draw, "05_visualization", ("lives", "steps"), extra, step=step, **setting)
-
-
-def _make_grow(run: Run) -> Callable:
-    """Compile (lives, steps, region, when) -> every state, (lives, steps + 1, H, W, C)."""
-    task = run.task
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def grow(lives, steps, region, when):
-        def one(key):
-            model, fires = task.merge(run.params), task.fires(key, steps)
-
-            def step(state, numbered):
-                number, fire = numbered
-                state = model(state, fire)
-                state = jnp.where((number == when) & region[..., None], 0.0, state)
-                return state, state
-
-            states = jax.lax.scan(step, task.start, (jnp.arange(1, steps + 1), fires))[1]
-            return jnp.concatenate([task.start[None], states])
-
-        return jax.lax.map(one, jax.random.split(jax.random.key(0), lives))
-
-    return grow
-
-
-def _check_run(run: Run) -> None:
-    if not isinstance(run, Run):
-        raise ValueError(f"run must be a run, as of load_run, got {run!r}")
+    given = dict(view=("picture", ["picture", *hidden]), when=(T, (0, 4 * T, 1)))
+    given |= dict(row=(height // 2, (0, height - 1, 1)), column=(width // 2, (0, width - 1, 1)))
+    given |= dict(radius=(height // 5, (0, height, 1)))
+    return explorer(draw, "05_visualization", click, step=(T, (0, 4 * T, 1)), **given)
 
 
 def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     """One state as NumPy, and the names of its channels."""
     state = np.asarray(state)
-    if state.ndim != 3 or state.shape[-1] < 4 or not state.size or state.dtype.kind not in "biuf":
-        raise ValueError(
-            f"state must be (H, W, C) with at least 4 channels of numbers, got {state.dtype} "
-            f"{state.shape}"
-        )
+    fine = state.ndim == 3 and state.shape[-1] >= 4 and state.size and state.dtype.kind in "biuf"
+    found, wanted = f"{state.dtype} {state.shape}", "(H, W, C) with at least 4 channels of numbers"
+    check(fine, "state", found, wanted)
     state = state.astype(np.float32)
     return state, [*(f"hidden {i}" for i in range(state.shape[-1] - 4)), *"RGB", "alpha"]
