@@ -144,20 +144,20 @@ class _Dashboard:
         self.driver.reset(lambda: self.enter(Training(config)))
         self.driver.start()
 
-    def go_on(self, trial: Training) -> None:
-        """Show a trial that goes on from what another has come to."""
-        self.driver.reset(lambda: self.enter(trial))
+    def go_on(self, trial: Training, back: bool = False) -> None:
+        """Show a trial that goes on from where another is, or was before its last change."""
+        self.driver.reset(lambda: self.enter(trial.fork(back)))
         self.show(True)
 
     def rewind(self) -> None:
         if len(self.trial.spells) < 2:
             raise ValueError("nothing was changed on the way")
-        self.go_on(self.trial.fork(back=True))
+        self.go_on(self.trial, back=True)
 
     def restore(self) -> None:
         if not self.ledger.value:
             raise ValueError("click a trial first")
-        self.go_on(self.trials[self.ledger.value[-1]].fork())
+        self.go_on(self.trials[self.ledger.value[-1]])
 
     def save(self) -> None:
         name = self.folder.value.strip()
@@ -216,19 +216,20 @@ def duel(
     for name in ALIKE:
         values = [getattr(config, name) for config in configs.values()]
         check(len(set(values)) == 1, name, values, "the same on all sides")
-    evolving = [name for name, config in configs.items() if config.strategy != "backprop"]
     if is_static():
-        grown = [f"<b>{name}</b>{_growth(run)}" for name, run in (runs or {}).items()]
-        content = "".join([*grown, _losses(runs or {}, "seconds")])
-        return still(content, {}, ("06_es_vs_backprop", "04_es_training")[evolving == [*configs]])
+        runs = runs or {}
+        grown = [f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()]
+        chapter = "06_es_vs_backprop" if runs else "04_es_training"
+        return still("".join([*grown, _losses(runs, "seconds")]), {}, chapter)
 
     def make():
         for view in (*shown.values(), curves):
             view.value = ""
-        chosen = {
-            name: {k: knob.value for k, knob in made.items()} for name, made in turned.items()
-        }
-        return {k: Training(dataclasses.replace(configs[k], **v)) for k, v in chosen.items()}
+        sides = {}
+        for name, made in turned.items():
+            values = {k: knob.value for k, knob in made.items()}
+            sides[name] = Training(dataclasses.replace(configs[name], **values))
+        return sides
 
     def show(stands):
         for name, side in driver.sides.items():
@@ -242,7 +243,7 @@ def duel(
     driver, curves = Driver(make, show, seconds), ipywidgets.HTML()
     shown, turned, columns = {}, {}, []
     for name, config in configs.items():
-        live = [*LIVE][:3] if name in evolving else []
+        live = [] if config.strategy == "backprop" else [*LIVE][:3]
         turned[name] = make_knobs(knobs.settings(config, live), functools.partial(change, name))
         head, shown[name] = ipywidgets.HTML(f"<b>{html.escape(name)}</b>"), ipywidgets.HTML()
         columns.append([head, *turned[name].values(), shown[name]])

@@ -104,8 +104,9 @@ def kept(box: ipywidgets.Box) -> ipywidgets.Box:
 
 def close(widget: ipywidgets.Widget) -> None:
     """Close a widget and all in it; the notebook's `Out` keeps the widget, and nothing else."""
-    for child in getattr(widget, "children", ()):
-        close(child)
+    looks = [getattr(widget, name) for name in ("layout", "style") if name in widget.keys]
+    for part in (*looks, *getattr(widget, "children", ())):
+        close(part)
     if isinstance(widget, ipywidgets.Box):
         widget.children = ()
     widget.close()

@@ -188,7 +188,8 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
     live = _make_live(run)
-    curve = np.asarray(mse(run.frames(jax.random.key(0), 4 * T), jnp.asarray(run.target)))
+    frames = jax.jit(lambda: run.frames(jax.random.key(0), 4 * T))()
+    curve = np.asarray(mse(frames, run.target))
 
     @functools.lru_cache(maxsize=4)
     def landscape(direction, reach):
@@ -303,7 +304,7 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     def lives_of(view, when, row, column, radius):
         """Of one setting all pixels, (4T + 1, H', W', 3), and the losses and their curve."""
         wound = disc(height, width, row, column, radius)[..., None]
-        after = grow(np.where(wound, 0, whole[:, when]), np.roll(fires, -when, axis=1))
+        after = grow(np.where(wound, 0.0, whole[:, when]), np.roll(fires, -when, axis=1))
         states = np.concatenate([whole[:, :when], after[:, : 4 * T + 1 - when]], axis=1)
         states = states.swapaxes(0, 1)
         if view in hidden:
