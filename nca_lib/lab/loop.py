@@ -170,10 +170,8 @@ def train(
         state, meta = _keep(rows, state, meta, path, checkpoint_seconds, how)
         if is_writer:
             mean, std = strategy.mean(state), strategy.std(state)
-            devices = ", then ".join(meta["devices"])
-            runs.retry(
-                lambda: runs.write_run(out, task, mean, std, meta["history"], command, devices)
-            )
+            told = {"device": ", then ".join(meta["devices"]), "command": command}
+            runs.retry(lambda: runs.write_run(out, task, mean, std, meta["history"], told))
     return out
 
 

@@ -148,21 +148,13 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
     return meta | progress | {"devices": devices, "history": rows}
 
 
-def write_run(
-    out: Path,
-    task: Task,
-    params: Any,
-    std: Any,
-    history: list,
-    command: str | None,
-    device: str,
-    changes: Sequence[dict] = (),
-) -> None:
+def write_run(out: Path, task: Task, params: Any, std: Any, history: list, told: dict) -> None:
     """Write the files of a run folder, each whole or not at all.
 
     Beside the final weights these are the noise scale of each of them (`std`, a pytree of the same
-    shapes), rows of `HISTORY`, how to reproduce the run, and what it was computed on. Where
-    settings were changed on the way, `changes` has what they were, from which generation on.
+    shapes), rows of `HISTORY`, and what else `run.json` shall tell: the `command` that reproduces
+    the run, the `device` it was computed on and, where settings were changed on the way, in
+    `changes` what they were, from which generation on.
     """
     (out / "run.json").unlink(missing_ok=True)  # comes last: a folder that has it is whole
     digits = [[f"{x:.6g}" if isinstance(x, float) else str(x) for x in row] for row in history]
@@ -184,10 +176,8 @@ def write_run(
         "std": {k: float(v.mean()) for k, v in checkpoint.weights_to_arrays(std).items()},
         "rollouts": last["rollouts"],
         "seconds": last["seconds"],
-        "device": device,
         "versions": versions(),
-        "command": command,
-        **({"changes": list(changes)} if changes else {}),
+        **told,
     }
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     checkpoint.write_atomic(out / "run.json", text.encode())

@@ -207,7 +207,8 @@ class Training:
         begun = self.spells[0][2] | {"generations": self.done}
         task = self.task._replace(config=dataclasses.replace(self.config, **begun))
         std, rows = self.parts.strategy.std(self.state), [*zip(*self.history.values(), strict=True)]
-        write_run(out, task, self.weights, std, rows, None, describe_device(), changes)
+        told = {"device": describe_device(), "command": None, "changes": changes}
+        write_run(out, task, self.weights, std, rows, told)
 
 
 class Driver:
