@@ -263,7 +263,7 @@ def _numbers(side: Training) -> str:
     learned = ravel_pytree(side.parts.strategy.std(side.state))[0]
     sigma = f"σ now {learned.mean():.2g} · " if learned.size else ""
     return (
-        f"<div>generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> "
+        f'<div style="line-height:1.3">generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> '
         f"({loss / side.task.empty_loss():.0%} of an empty grid's) · {sigma}"
         f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>{fate}"
     )
@@ -293,10 +293,10 @@ def _offspring(side: Training) -> str:
     sheet = images.contact_sheet(framed, 4)
     picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
     return (
-        f'<div style="display:flex;gap:1em;align-items:flex-end">{picture}<div style="flex:1">'
-        f'<b>{told}</b><div style="display:flex;align-items:flex-end;gap:1px;height:120px;'
-        f'border-bottom:1px solid">{columns}</div><small>loss {edges[0]:.2g} to {edges[-1]:.2g}, '
-        "then the dead and the exploded</small></div></div>"
+        f'<div style="display:flex;gap:1em;align-items:flex-end;line-height:1.3">{picture}'
+        f'<div style="flex:1"><b>{told}</b><div style="display:flex;align-items:flex-end;gap:1px;'
+        f'height:120px;border-bottom:1px solid">{columns}</div><small>loss '
+        f"{edges[0]:.2g} to {edges[-1]:.2g}, then the dead and the exploded</small></div></div>"
     )
 
 
