@@ -111,7 +111,7 @@ def make_descend(descent: Descent, task: Any) -> Callable:
         )
         return losses.mean(), (losses, ends)
 
-    def step(state, key):
+    def step(state, key, *_):  # settings are of evolution
         key_pick, key_fires = jax.random.split(key)
         starts = jnp.broadcast_to(task.start, (batch, *task.start.shape))
         if descent.pool:

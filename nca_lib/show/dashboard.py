@@ -3,10 +3,10 @@
 In the static book each function shows a finished run instead; see `nca_lib.show.widgets`.
 """
 
+import copy
 import dataclasses
 import datetime
 import functools
-import html
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,27 +15,24 @@ import jax
 import numpy as np
 from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
 from nca_lib.lab import images
 from nca_lib.lab.config import FRESH, PRESETS, Config
 from nca_lib.lab.images import check
 from nca_lib.lab.runs import HISTORY, Run
 from nca_lib.show import figures, knobs
-from nca_lib.show.knobs import is_static, make_knobs, notice, row_of, still
+from nca_lib.show.knobs import grid_of, is_static, make_knobs, notice, refusals, still
 from nca_lib.show.session import LIVE, Driver, Training
 from nca_lib.target import list_emoji
 
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
-STORIES = {  # one click each: what differs from the start
-    "Good": {},
-    "Too small": {"std": 0.001, "std_rate": 0},
-    "Dies": {"std": 0.5},
-    "Explodes": {"std": 2},
-    "Tiny population": {"population": 8},
-}
-EXPLODED = 4  # times the empty grid's loss, as on the page that evolves
-FRAMES = (255, 255, 255), (128, 128, 128), (213, 94, 0)  # around the living, dead and exploded
+# One click each: what differs from the start.
+STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
+STORIES |= {"Explodes": {"std": 2}, "Tiny population": {"population": 8}}
+# What becomes of members, and the colours of their frames and bars.
+FATES = {"living": (143, 188, 219), "dead": (128, 128, 128), "exploded": (213, 94, 0)}
 
 
 def evolution_dashboard(
@@ -74,122 +71,96 @@ class _Dashboard:
     """The knobs, the ledger of trials, and what is to be seen of the present one."""
 
     def __init__(self, config: Config, earlier: Mapping[str, Run], folder: str):
-        self.first, self.earlier, self.trials = config, earlier, {}
-        self.driver = Driver(self.make, self.show)
-        self.plain = {name: vars(config)[name] for name in (*LIVE, *ANEW)}
+        self.first, self.earlier, self.count = config, earlier, 0
         emoji = config.emoji, list(dict.fromkeys([config.emoji, *list_emoji()]))
-        self.knobs = make_knobs(
-            knobs.settings(config, (*LIVE, *ANEW)) | {"emoji": emoji}, self.turned
-        )
-        self.views = [ipywidgets.HTML() for _ in range(4)]
-        self.ledger = ipywidgets.SelectMultiple(layout={"width": "100%", "height": "4.5em"})
-        self.ledger.observe(lambda _: self.show_curve(), "value")
-        self.folder = ipywidgets.Text(folder, description="Folder", layout={"width": "16em"})
-        self.driver.reset()
-        self.box = self.driver.keep(self.lay_out())
+        given = knobs.settings(config, (*LIVE, *ANEW)) | {"emoji": emoji}
+        self.knobs, self.view = make_knobs(given, self.turned), ipywidgets.HTML()
+        self.ledger = ipywidgets.SelectMultiple(layout={"width": "auto", "height": "4.5em"})
+        self.ledger.observe(lambda _: self.redraw(), "value")
+        self.folder = ipywidgets.Text(folder, description="Folder")
+        self.driver = Driver({}, self.show)
+        self.enter(Training(config))
+        self.box = self.driver.keep(grid_of([self.controls(), self.view], 400))
 
-    def lay_out(self) -> ipywidgets.HBox:
-        """Two columns where there is room for them, else one."""
-        for name, knob in self.knobs.items():
-            knob.layout.width = "100%" if name in LIVE else "48%"
-        acts = {"Rewind": self.rewind, "Restore": self.restore, "Save": self.save}
+    def controls(self) -> ipywidgets.VBox:
+        """All that can be clicked and moved."""
+        acts = {"Reset": lambda: self.enter(Training(self.trial.config))}
+        acts |= {"Rewind": lambda: self.enter(self.trial.rewound())}
+        acts |= {"Restore": self.restore, "Delete": self.delete, "Save": self.save}
+        acts = [self.driver.button(*act) for act in acts.items()]
         stories = {name: functools.partial(self.tell, story) for name, story in STORIES.items()}
-        acts = {name: self.driver.button(name, act) for name, act in (acts | stories).items()}
-        left = [row_of([*self.driver.buttons, acts["Rewind"]])]
-        left += [row_of(acts[name] for name in STORIES), self.driver.message]
+        stories = [self.driver.button(*story) for story in stories.items()]
+        rows = [ipywidgets.HBox([*self.driver.buttons[:2], *acts]), ipywidgets.HBox(stories)]
+        rows += [self.driver.message]
         for name in LIVE:
-            says = f'<p style="margin:-.4em 0 0;line-height:1.2">{knobs.page_knobs()[name][2]}</p>'
-            left += [self.knobs[name], ipywidgets.HTML(says)]
-        left += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
-        left += [row_of(self.knobs[name] for name in (*ANEW, "emoji")), self.ledger]
-        left += [row_of([acts["Restore"], acts["Save"], self.folder])]
-        return knobs.columns_of([left, self.views], 400)
+            rows += [self.knobs[name], ipywidgets.HTML(knobs.page_knobs()[name][2])]
+        rows += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
+        rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190)]
+        return ipywidgets.VBox([*rows, self.ledger, self.folder])
 
-    def make(self) -> dict[str, Training]:
-        """Make a trial of what the knobs stand at."""
-        values = {name: knob.value for name, knob in self.knobs.items()}
-        return self.enter(Training(dataclasses.replace(self.first, **values)))
-
-    def enter(self, trial: Training) -> dict[str, Training]:
-        """Make a trial the present one, with a name of its own; the others stay in the ledger."""
-        self.trial, name = trial, f"trial {len(self.trials) + 1}"
-        self.trials[name] = trial
+    def enter(self, trial: Training) -> None:
+        """Begin with a trial; that before it goes to the ledger."""
+        Driver.stop_running()
+        self.trial, self.count = trial, self.count + 1
         self.follow()
-        self.show_ledger()
-        for view in self.views:
-            view.value = ""
-        return {name: trial}
+        for name, old in self.driver.sides.items():
+            changed = vars(old.config).items() - vars(self.first).items()
+            told = [f"{knobs.label(key)} {value}" for key, value in sorted(changed)]
+            if old.done:
+                text = ", ".join([f"{name}: loss {old.last['loss']:.4f}", *told])
+                self.ledger.options = [*self.ledger.options, (text, old)]
+                self.ledger.value = [old]
+        self.driver.reset({f"trial {self.count}": trial})
 
     def follow(self) -> None:
         """Let the knobs show what trains."""
         for name, knob in self.knobs.items():
-            knob.value = self.trial.told[name]
+            knob.value = vars(self.trial.config)[name]
 
     def turned(self, name: str, value: float) -> None:
         """Change the trial and show the coming generation with it, or begin a new trial."""
-        if self.trial.told[name] == value:
+        if vars(self.trial.config)[name] == value:
             return
-        with knobs.refusals(self.driver.message):
-            if name not in LIVE:
-                self.driver.reset()
-            else:
+        with refusals(self.driver.message):
+            if name in LIVE:
                 self.trial.change(**{name: value})
-                if Driver.running is not self.driver:
-                    self.show(True)
+                self.redraw()
+            else:
+                self.enter(Training(dataclasses.replace(self.trial.config, **{name: value})))
         self.follow()  # where it was refused
 
     def tell(self, story: Mapping) -> None:
         """Start a story: the first settings, but for what it is about."""
-        config = dataclasses.replace(self.first, **story)
-        self.driver.reset(lambda: self.enter(Training(config)))
+        self.enter(Training(dataclasses.replace(self.first, **story)))
         self.driver.start()
 
-    def go_on(self, trial: Training, back: bool = False) -> None:
-        """Show a trial that goes on from where another is, or was before its last change."""
-        self.driver.reset(lambda: self.enter(trial.fork(back)))
-        self.show(True)
-
-    def rewind(self) -> None:
-        if len(self.trial.spells) < 2:
-            raise ValueError("nothing was changed on the way")
-        self.go_on(self.trial, back=True)
-
     def restore(self) -> None:
-        if not self.ledger.value:
-            raise ValueError("click a trial first")
-        self.go_on(self.trials[self.ledger.value[-1]])
+        check(self.ledger.value, "trial", None, "one that is clicked in the list")
+        self.enter(copy.copy(self.ledger.value[-1]))
+
+    def delete(self) -> None:
+        gone = self.ledger.value
+        self.ledger.options = [item for item in self.ledger.options if item[1] not in gone]
 
     def save(self) -> None:
         name = self.folder.value.strip()
-        if not name or not self.trial.done or Driver.running is self.driver:
-            raise ValueError("name a folder, and save what has trained and pauses")
+        fine = name and self.trial.done and Driver.running is not self.driver
+        check(fine, "folder", name, "a name, and that something has trained and pauses")
         self.driver.message.value = notice("Saving.")
         self.trial.save(Path(name).expanduser())
         self.driver.message.value = notice(f"Saved. To read it: nca_lib.load_run({name!r})")
 
-    def show(self, stands: bool) -> None:
-        """Draw the present trial: numbers, offspring, growth, the curve; the ledger at the end."""
-        draws = _numbers, _offspring, _growth
-        for view, draw in zip(self.views, draws, strict=False):
-            view.value = draw(self.trial)
-        self.show_curve()
-        if stands:
-            self.show_ledger()
+    def redraw(self) -> None:
+        """Draw what stands still; what trains is drawn soon."""
+        if self.trial in self.driver.sides.values() and Driver.running is not self.driver:
+            self.show()
 
-    def show_curve(self) -> None:
-        chosen = {name: self.trials[name] for name in self.ledger.value}
-        self.views[3].value = _losses(self.earlier | chosen | self.driver.sides)
-
-    def show_ledger(self) -> None:
-        """List the trials that came to something, with what they were given and their losses."""
-        chosen, options = self.ledger.value, []
-        for name, trial in self.trials.items():
-            new = {k: trial.told[k] for k, value in self.plain.items() if trial.told[k] != value}
-            told = ", ".join(f"{knobs.label(k)} {value}" for k, value in new.items())
-            if trial.done:
-                options.append((f"{name} · loss {trial.last['loss']:.4f} · {told}", name))
-        self.ledger.options = options
-        self.ledger.value = chosen
+    def show(self) -> None:
+        """Draw the present trial, and its curve over those that are chosen."""
+        chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
+        curves = _losses(self.earlier | chosen | self.driver.sides)
+        trial = self.trial
+        self.view.value = _numbers(trial) + _offspring(trial) + _growth(trial) + curves
 
 
 def duel(
@@ -222,45 +193,34 @@ def duel(
         chapter = "06_es_vs_backprop" if runs else "04_es_training"
         return still("".join([*grown, _losses(runs, "seconds")]), {}, chapter)
 
-    def make():
-        for view in (*shown.values(), curves):
-            view.value = ""
-        sides = {}
-        for name, made in turned.items():
-            values = {k: knob.value for k, knob in made.items()}
-            sides[name] = Training(dataclasses.replace(configs[name], **values))
-        return sides
-
-    def show(stands):
+    def show():
         for name, side in driver.sides.items():
             shown[name].value = _numbers(side) + _growth(side)
-        if stands:
-            curves.value = _losses(driver.sides, "seconds")
+        curves.value = _losses(driver.sides, "seconds")
 
-    def change(side, name, value):
-        driver.sides[side].change(**{name: value})
-
-    driver, curves = Driver(make, show, seconds), ipywidgets.HTML()
-    shown, turned, columns = {}, {}, []
+    driver = Driver({name: Training(config) for name, config in configs.items()}, show, seconds)
+    shown, columns, curves = {}, [], ipywidgets.HTML()
     for name, config in configs.items():
         live = [] if config.strategy == "backprop" else [*LIVE][:3]
-        turned[name] = make_knobs(knobs.settings(config, live), functools.partial(change, name))
-        head, shown[name] = ipywidgets.HTML(f"<b>{html.escape(name)}</b>"), ipywidgets.HTML()
-        columns.append([head, *turned[name].values(), shown[name]])
+
+        def change(key, value, name=name):
+            driver.sides[name].change(**{key: value})
+
+        made, shown[name] = make_knobs(knobs.settings(config, live), change), ipywidgets.HTML()
+        columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
     driver.reset()
-    sides = knobs.columns_of(columns, 250)
-    return driver.keep(ipywidgets.VBox([row_of(driver.buttons), driver.message, sides, curves]))
+    row, sides = ipywidgets.HBox(driver.buttons), grid_of(columns, 250)
+    return driver.keep(ipywidgets.VBox([row, driver.message, sides, curves]))
 
 
 def _numbers(side: Training) -> str:
     """Where a training stands, in a line, and what has become of it."""
-    std, fate = side.wanted["std"], notice(side.fate) if side.fate else ""
+    fate, std, total = notice(side.fate) * bool(side.fate), side.config.std, side.config.generations
     if not side.done:
         return f"<div>Before the first generation, at σ {std:g}.</div>{fate}"
     done, rollouts, seconds, loss = (side.last[name] for name in HISTORY[:4])
-    total = side.wanted["generations"]
     left = datetime.timedelta(seconds=round((total - done) * seconds / done))
-    learned = ravel_pytree(side.parts.strategy.std(side.state))[0]
+    learned = ravel_pytree(side.strategy.std(side.state))[0]
     sigma = f"σ now {learned.mean():.2g} · " if learned.size else ""
     return (
         f'<div style="line-height:1.3">generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> '
@@ -272,32 +232,27 @@ def _numbers(side: Training) -> str:
 def _offspring(side: Training) -> str:
     """Sixteen members by loss, and how many of all that were looked at score what."""
     fitness, states = side.offspring()
-    count, empty = len(fitness), side.task.empty_loss()
-    fate = np.where(fitness < EXPLODED * empty, ~states.any(axis=(1, 2, 3)) * 1, 2)
+    # Four times the empty grid's loss is an explosion, as on the page that evolves.
+    edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5), len(fitness)
+    fate = np.where(fitness < edges[-1], ~states.any(axis=(1, 2, 3)) * 1, 2)
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
     pixels = images.to_rgb(states[some], premultiplied=side.config.premultiply)
-    frames = np.array(FRAMES, np.uint8)[fate[some], None, None]
-    tall, wide = pixels.shape[1] + 6, pixels.shape[2] + 6
-    framed = frames.repeat(tall, axis=1).repeat(wide, axis=2)
+    framed, inks = np.pad(pixels, [(0, 0), (3, 3), (3, 3), (0, 0)]), np.array([*FATES.values()])
+    framed[:] = inks[fate[some], None, None]
     framed[:, 3:-3, 3:-3] = pixels
-
-    edges = empty * 2.0 ** np.arange(-5, 2.5, 0.5)
-    alive, _ = np.histogram(fitness[fate == 0].clip(edges[0]), edges)
-    dead, exploded = (fate == 1).sum(), (fate == 2).sum()
-    told = f"{count} members at σ {side.wanted['std']:g}: {dead} dead, {exploded} exploded"
-    columns = "".join(
-        f'<div style="flex:1;text-align:center"><small>{n or ""}</small>'
-        f'<div style="height:{100 * n / count:.0f}px;background:{ink}"></div></div>'
-        for n, ink in [*((n, "#0072B2") for n in alive), (dead, "#808080"), (exploded, "#D55E00")]
+    parts = [
+        np.nan_to_num(fitness[fate == kind], nan=np.inf).clip(*edges[[0, -1]]) for kind in range(3)
+    ]
+    told = (
+        f"{count} members at σ {side.config.std:g}: {len(parts[1])} dead, {len(parts[2])} exploded"
     )
-    sheet = images.contact_sheet(framed, 4)
-    picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
-    return (
-        f'<div style="display:flex;gap:1em;align-items:flex-end;line-height:1.3">{picture}'
-        f'<div style="flex:1"><b>{told}</b><div style="display:flex;align-items:flex-end;gap:1px;'
-        f'height:120px;border-bottom:1px solid">{columns}</div><small>loss '
-        f"{edges[0]:.2g} to {edges[-1]:.2g}, then the dead and the exploded</small></div></div>"
-    )
+    figure = Figure(figsize=(3.8, 2.1), layout="tight")
+    axes = figure.add_subplot(xscale="log", xlabel="loss", title=told)
+    axes.hist(parts, edges, stacked=True, color=inks / 255, label=[*FATES])
+    axes.legend(frameon=False)
+    sheet = [images.contact_sheet(framed, 4)]
+    picture = figures.show_images(sheet, f"{told}; the best first", height=170).data
+    return f'<div style="display:flex">{picture}{knobs.figure_of(figure, told)}</div>'
 
 
 def _growth(side: Run | Training) -> str:

@@ -24,24 +24,18 @@ from matplotlib.figure import Figure
 from nca_lib.lab.config import Config
 from nca_lib.show import figures
 
-# The inks of figures.STYLE that are to be those of the notebook's theme.
-INKS = {"#222222": "currentColor", "#444444": "currentColor", "#000000": "currentColor"}
-INKS |= {"#dddddd": "rgba(128,128,128,.3)", "#666666": "#808080"}
 _boxes: dict[str, tuple] = {}  # of each cell its last execution, and the box that it made
 
 
 def explorer(
-    draw: Callable[..., str],
-    chapter: str,
-    click: Callable | None = None,
-    **knobs: tuple,
+    draw: Callable[..., str], chapter: str, click: Callable | None = None, **knobs: tuple
 ) -> ipywidgets.VBox | HTML:
     """Redraw whenever a knob is turned.
 
     Args:
         draw: values of all knobs, by name -> HTML.
         chapter: the notebook this is for.
-        click: (values, x, y) -> values of knobs to change, where what `clickable` made is clicked.
+        click: (knobs, x, y) -> values of knobs to change, where what `clickable` made is clicked.
         knobs: (value, choice) by name.
 
     Returns:
@@ -51,60 +45,54 @@ def explorer(
         return still(draw(**{k: value for k, (value, _) in knobs.items()}), knobs, chapter)
     message, picture = ipywidgets.HTML(), ipywidgets.HTML()
 
-    def values():
-        return {name: knob.value for name, knob in made.items()}
-
     def update(*_):
         with refusals(message):
-            picture.value = draw(**values())
+            picture.value = draw(**{name: knob.value for name, knob in made.items()})
 
     def hit(change):
         x, y = map(float, change.new.split()[:2])
         if 0 <= x < 1 and 0 <= y < 1:
             with contextlib.ExitStack() as stack:  # all of them change before anything is drawn
-                for name, value in click(values(), x, y).items():
+                for name, value in click(made, x, y).items():
                     stack.enter_context(made[name].hold_trait_notifications())
                     made[name].value = value
 
     made, place = make_knobs(knobs, update), ipywidgets.Text(layout={"display": "none"})
     place.observe(hit, "value")
     update()
-    return kept(ipywidgets.VBox([row_of([*made.values(), place]), message, picture]))
+    return kept(ipywidgets.VBox([grid_of([*made.values(), place], 280), message, picture]))
 
 
 def clickable(picture: str) -> str:
     """Let a click on a picture tell the `explorer` where: shares of its width and height."""
     script = (
-        "const b = this.querySelector('img, svg').getBoundingClientRect();"
-        "const i = this.closest('.nca-box').querySelector('.widget-text input');"
-        "i.value = [(event.clientX - b.left) / b.width, (event.clientY - b.top) / b.height, "
-        "event.timeStamp].join(' ');"
-        "for (const k of ['input', 'change']) i.dispatchEvent(new Event(k, {bubbles: true}))"
+        "const b = this.querySelector('img, svg').getBoundingClientRect(),"
+        "i = this.closest('.nca-box').querySelector('.widget-text input');"
+        "i.value = [(event.x - b.x) / b.width, (event.y - b.y) / b.height, event.timeStamp]"
+        ".join(' '); i.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     return f'<div onclick="{script}" style="cursor:crosshair;display:table">{picture}</div>'
 
 
 def kept(box: ipywidgets.Box) -> ipywidgets.Box:
     """Close what the cell has made when it last ran, and say what to do where no kernel answers."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    parent = kernel.get_parent() if kernel else {}
-    cell, run = parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id")
-    before, old = _boxes.get(cell, (run, None))
-    if before != run:
-        close(old)
-    if cell:
-        _boxes[cell] = run, box
     note = f"nca-{box.model_id}"
     box.children = [*box.children, ipywidgets.HTML(f"<style>.{note} {{display: none}}</style>")]
     box.add_class("nca-box")
-    if kernel:
+    if kernel := getattr(get_ipython(), "kernel", None):
         display(HTML(f'<p class="{note}">Run this cell to bring its widget to life.</p>'))
+        run, cell = (kernel.get_parent().get(part, {}) for part in ("header", "metadata"))
+        place = cell.get("cellId", run.get("msg_id"))
+        before, old = _boxes.get(place, (run, None))
+        if before != run:
+            close(old)
+        _boxes[place] = run, box
     return box
 
 
 def close(widget: ipywidgets.Widget) -> None:
     """Close a widget and all in it; the notebook's `Out` keeps the widget, and nothing else."""
-    looks = [getattr(widget, name) for name in ("layout", "style") if name in widget.keys]
+    looks = [getattr(widget, name) for name in ("layout", "style") if widget.has_trait(name)]
     for part in (*looks, *getattr(widget, "children", ())):
         close(part)
     if isinstance(widget, ipywidgets.Box):
@@ -131,8 +119,7 @@ def make_knobs(
     for name, (value, choice) in knobs.items():
         knob = made[name] = ipywidgets.interactive.widget_from_abbrev(choice, value)
         knob.description, knob.style.description_width = label(name), "auto"
-        if isinstance(choice, tuple):
-            knob.continuous_update = name == "step"  # which is scrubbed through
+        knob.continuous_update = name == "step"  # which is scrubbed through
         knob.observe(lambda change, name=name: changed(name, change.new), "value")
     return made
 
@@ -153,22 +140,17 @@ def settings(config: Config, names: Iterable[str]) -> dict[str, tuple]:
     """Describe knobs of the page for settings of a configuration."""
     found = {}
     for name in names:
-        value = getattr(config, name)
-        options = [(f"{v:,}", v) for v in sorted({*page_knobs()[name][1], value})]
+        value = vars(config)[name]
+        options = sorted({*page_knobs()[name][1], value})
         found[name] = value, ipywidgets.SelectionSlider(options=options, value=value)
     return found
 
 
-def row_of(widgets: Iterable[ipywidgets.Widget]) -> ipywidgets.HBox:
-    """Lay widgets in a row that wraps."""
-    return ipywidgets.HBox(list(widgets), layout=ipywidgets.Layout(flex_flow="row wrap"))
-
-
-def columns_of(columns: Iterable[Sequence], width: int) -> ipywidgets.HBox:
-    """Lay widgets in columns of at least this width; where there is no room, below each other."""
-    layout = {"flex": f"1 1 {width}px", "min_width": "0"}
-    boxes = [ipywidgets.VBox(column, layout=layout) for column in columns]
-    return ipywidgets.HBox(boxes, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"})
+def grid_of(widgets: Iterable[ipywidgets.Widget], width: int) -> ipywidgets.GridBox:
+    """Lay widgets in as many columns of at least this width as there is room for."""
+    columns = f"repeat(auto-fit, minmax(min({width}px, 100%), 1fr))"
+    layout = {"grid_template_columns": columns, "grid_gap": "0 1em", "align_items": "flex-start"}
+    return ipywidgets.GridBox(list(widgets), layout=layout)
 
 
 def label(name: str) -> str:
@@ -184,14 +166,13 @@ def is_static() -> bool:
 def still(content: str, knobs: Mapping[str, tuple], chapter: str) -> HTML:
     """Show a widget on a static page: its picture, where its knobs stand, and where it is live."""
     values = [f"{label(k)} <b>{value}</b>" for k, (value, _) in knobs.items() if value != ""]
-    caption, address = "Live in Colab or Jupyter.", os.environ["NCA_BOOK"]
-    if address.startswith("https://"):
-        link = html.escape(f"{address.rstrip('/')}/{chapter}.ipynb")
-        caption = f'<a class="nca-launch" href="{link}">{caption}</a>'
+    address = html.escape(f"{os.environ['NCA_BOOK'].rstrip('/')}/{chapter}.ipynb")
+    link = f'href="{address}"' if address.startswith("https://") else ""
     style = "border:1px solid #888;border-radius:4px;padding:.75rem;margin:0 0 1rem"
     return HTML(
         f'<figure class="nca-widget" style="{style}"><p>{" · ".join(values)}</p>{content}'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figcaption><a class="nca-launch" {link}>Live in Colab or Jupyter.</a></figcaption>'
+        "</figure>"
     )
 
 
@@ -209,17 +190,15 @@ def pictures_of(pictures: Sequence[np.ndarray], titles: Sequence[str], height: i
 
 def figure_of(figure: Figure, alt: str) -> str:
     """A figure as SVG, in the colours of the page around it."""
-    buffer = io.StringIO()
-    untold = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    plain = {"svg.fonttype": "none", "axes.formatter.min_exponent": 5}
+    buffer, plain = io.StringIO(), {"svg.fonttype": "none", "axes.formatter.min_exponent": 5}
     with matplotlib.rc_context({"svg.hashsalt": "nca_lib"} | plain):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=untold)
-    drawing = buffer.getvalue().partition("<svg ")[2]
-    drawing = re.sub("<style.*?</style>", "", drawing, flags=re.DOTALL)  # it is for all of a page
-    for ink, theme in INKS.items():
-        drawing = drawing.replace(ink, theme)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # Its style would be for all of a page.
+    drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
+    drawing = re.sub("#(222222|444444|000000)", "currentColor", drawing)
+    drawing = drawing.replace("#dddddd", "rgba(128,128,128,.3)")
     look = 'style="max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round"'
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing}'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing.partition("<svg ")[2]}'
 
 
 def heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
@@ -235,16 +214,14 @@ def table_of(
 ) -> str:
     """A small matrix as a table, each number on its colour; name its columns, or both sides."""
     cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums;color:#000"
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    body = f"<tr><td></td>{head}</tr>" if columns else ""
-    pale = heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())  # for black numbers
-    for i, (line, colours) in enumerate(zip(values, pale, strict=True)):
-        body += f'<tr><th scope="row">{rows[i]}</th>' if rows else "<tr>"
-        for value, colour in zip(line, colours.tolist(), strict=True):
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *columns) if columns)
+    body, pale = f"<tr>{head}</tr>", heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())
+    for name, line, colours in zip(rows or [""] * len(values), values, pale.tolist(), strict=True):
+        body += f'<tr><th scope="row">{name}</th>'
+        for value, colour in zip(line, colours, strict=True):
             body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
         body += "</tr>"
     return (
-        '<div tabindex="0" style="overflow-x:auto">'
-        '<table style="border-collapse:collapse;margin:.5em 0">'
+        '<div tabindex="0" style="overflow-x:auto"><table style="border-collapse:collapse">'
         f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
     )

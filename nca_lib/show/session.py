@@ -4,18 +4,16 @@
 """
 
 import atexit
-import bisect
 import contextlib
 import copy
 import dataclasses
 import functools
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets
 import jax
@@ -24,32 +22,27 @@ from IPython import get_ipython
 
 from nca_lib.lab import task as tasks
 from nca_lib.lab.config import Config
+from nca_lib.lab.images import check
 from nca_lib.lab.loop import START, run, run_keys
 from nca_lib.lab.machine import describe_device
-from nca_lib.lab.runs import HISTORY, MEASURED, write_run
+from nca_lib.lab.runs import HISTORY, write_run
 from nca_lib.show.knobs import kept, notice, refusals
 
-PIECE = 0.3  # seconds of training between two looks at the knobs
 SAMPLE = 64  # most members of a population that are looked at
 ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
 # What may change while it trains, as it is compiled.
 LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 
 
-class Parts(NamedTuple):
-    """What a training compiles: the same for all that differ by what is live alone."""
-
-    task: tasks.Task
-    strategy: Any
-    evolve: Callable  #: (state, key, start, count, settings) -> (state, metrics)
-    offspring: Callable  #: (state, key) -> fitness, last states
-    measure: Callable  #: (params, keys) -> losses
-    frames: Callable  #: (params, key) -> every state of a life
-
-
 @functools.lru_cache(maxsize=8)
-def set_up(config: Config) -> Parts:
-    """Set up a training, once for each kind of it: see `Training`."""
+def set_up(config: Config) -> tuple:
+    """Set up a training, once for each kind of it: see `Training`.
+
+    Returns:
+        Its task and strategy, and what is compiled: `evolve` of `nca_lib.evolution.make_evolve`,
+        `measure` (params, keys) -> losses, `frames` (params, key) -> every state of a life, and
+        `offspring` (state, key) -> fitness and last states.
+    """
     task = tasks.make_task(config)
     strategy, evolve = tasks.make_trainer(task)
 
@@ -58,8 +51,8 @@ def set_up(config: Config) -> Parts:
         weights = jax.vmap(strategy.members(state))(jax.tree.map(lambda x: x[:SAMPLE], asked))
         return jax.lax.map(lambda member: task.live(member, shared), weights)
 
-    seen = jax.jit(offspring), tasks.make_measure(task), jax.jit(task.frames)
-    return Parts(task, strategy, evolve, *seen)
+    seen = tasks.make_measure(task), jax.jit(task.frames), jax.jit(offspring)
+    return task, strategy, evolve, *seen
 
 
 class Training:
@@ -67,8 +60,8 @@ class Training:
 
     It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
     Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and `frames`.
-    What it evolves by are its `settings`, from the next piece on those that are `wanted`. A sigma
-    that was learned then grows or shrinks by the factor by which `std` does.
+    What it evolves by are its `settings`, from the next piece on those of `config`. A sigma that
+    was learned then grows or shrinks by the factor by which `std` does.
 
     Explained in chapter 4, "Turn the knobs".
 
@@ -80,99 +73,66 @@ class Training:
     """
 
     def __init__(self, config: Config):
-        self.evolves = config.strategy != "backprop"
-        self.parts = set_up(dataclasses.replace(config, **LIVE) if self.evolves else config)
-        self.config, self.task = config, self.parts.task
-        self.wanted = {name: vars(config)[name] for name in LIVE}
-        self.settings = LIVE if self.evolves else self.wanted
+        live = {} if config.strategy == "backprop" else LIVE
+        self.config, parts = config, set_up(dataclasses.replace(config, **live))
+        self.task, self.strategy, self.evolve, self.measure, self.grow, self.ask = parts
+        self.settings = {name: vars(config)[name] for name in LIVE} | live
         self.last, self.history = START, {name: [] for name in HISTORY}
         self.spells = []  # of constant settings: what was when each began, and the settings
-        self.pace, self.fate, self.is_compiled = (0, PIECE), "", False
+        self.fate = ""
         weights = tasks.initial_weights(config, self.task.params)
-        state = self.parts.strategy.init(run_keys(config.seed)[0], weights)
-        self.state = jax.device_get(state)
+        self.state = jax.device_get(self.strategy.init(run_keys(config.seed)[0], weights))
 
     @property
     def done(self) -> int:
         """Generations behind."""
         return self.last["generation"]
 
-    @property
-    def seconds(self) -> float:
-        """Seconds spent on them, compilation left out."""
-        return self.last["seconds"]
-
-    @property
-    def weights(self) -> Any:
-        """Those of the mean."""
-        return self.parts.strategy.mean(self.state)
-
-    @property
-    def told(self) -> dict:
-        """All settings, those that are wanted before those it began with."""
-        return vars(self.config) | self.wanted
-
     def change(self, **wanted: float) -> None:
         """Change settings before the next generation."""
-        self.wanted = self.wanted | wanted
+        self.config = dataclasses.replace(self.config, **wanted)
 
-    def tuned(self, wanted: dict) -> Any:
-        """The state, with the sigma of these settings."""
-        factor = np.float32(wanted["std"] / self.settings["std"])
+    def tuned(self, std: float) -> Any:
+        """The state, with the sigma of this setting."""
+        factor = np.float32(std / self.settings["std"])
         return self.state if factor == 1 else self.state.replace(std=self.state.std * factor)
 
-    def fork(self, back: bool = False) -> "Training":
-        """Another training that goes on from here, or from before the last change."""
+    def rewound(self) -> "Training":
+        """Another training that goes on from before the last change."""
+        check(len(self.spells) > 1, "what was changed on the way", None, "something")
         other = copy.copy(self)
-        other.spells, other.fate = [*self.spells], ""
-        if back:
-            other.state, other.last, _ = other.spells.pop()
-            other.settings = other.wanted = other.spells[-1][2]
-        rows = bisect.bisect(self.history["generation"], other.done)
-        other.history = {name: column[:rows] for name, column in self.history.items()}
+        *other.spells, (other.state, other.last, other.history, _) = self.spells
+        other.settings = other.spells[-1][-1]
+        other.change(**other.settings)
         return other
 
-    def compile(self) -> None:
-        """Compile all that training takes, and train nothing."""
-        _, key, key_measure = run_keys(self.config.seed)
-        keys = jax.random.split(key_measure, MEASURED)
-        self._evolve(self.state, key, 0, 0)
-        self.parts.measure(self.weights, keys)
-        self.frames(key)
-        if self.evolves:
-            self.offspring()
-        self.is_compiled = True
+    def train_to(self, point: int) -> tuple[Any, dict]:
+        """What `nca_lib.lab.loop.run` has at a generation; at the present one it only compiles."""
+        settings = jax.tree.map(np.float32, self.settings)
+        trainer = self.strategy, lambda *args: self.evolve(*args, settings)
+        return next(run(self.task, trainer, self.state, [point], self.last, self.measure))
 
-    def _evolve(self, *args: Any) -> tuple[Any, dict]:
-        settings = [jax.tree.map(np.float32, self.settings)] if self.evolves else []
-        return self.parts.evolve(*args, *settings)
-
-    def advance(self, seconds: float = PIECE) -> None:
+    def advance(self, seconds: float = 0.3) -> None:
         """Train for about so many seconds, and append a row to the history.
 
         Args:
-            seconds: how long, by the rate of the piece before; the first is one generation.
+            seconds: how long, by the rate so far; the first is one generation.
 
         Raises:
             RuntimeError, FloatingPointError: the population died or exploded.
         """
-        if not self.spells or self.wanted != self.settings:
-            wanted = self.wanted  # a click may change it
-            self.spells.append((self.state, self.last, wanted))
-            self.state, self.settings = self.tuned(wanted), wanted
-        (did, took), before = self.pace, self.last
-        count = max(1, min(int(did * seconds / took), 4 * did))
-        points = [min(self.done + count, self.settings["generations"])]
-        trainer = self.parts.strategy, self._evolve
-        rows = run(self.task, trainer, self.state, points, self.last, self.parts.measure)
-        self.state, self.last = next(rows)
-        self.pace = self.done - before["generation"], self.seconds - before["seconds"]
-        for name, column in self.history.items():
-            column.append(self.last[name])
+        wanted = {name: vars(self.config)[name] for name in LIVE}
+        if not self.spells or wanted != self.settings:
+            self.spells = [*self.spells, (self.state, self.last, self.history, wanted)]
+            self.state, self.settings = self.tuned(wanted["std"]), wanted
+        count = min(int(self.done * seconds / (self.last["seconds"] or 1)), 4 * self.done)
+        point = min(self.done + max(1, count), wanted["generations"])
+        self.state, self.last = self.train_to(point)
+        self.history = {k: [*column, self.last[k]] for k, column in self.history.items()}
 
     def frames(self, key: jax.Array) -> jax.Array:
         """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
-        return self.parts.frames(self.weights, key)
+        return self.grow(self.strategy.mean(self.state), key)
 
     def offspring(self) -> tuple[np.ndarray, np.ndarray]:
         """Grow members of the coming generation, at most `SAMPLE`, by evolution.
@@ -181,8 +141,7 @@ class Training:
             Their fitness (n,) and their last states (n, H, W, C), the best first.
         """
         key = jax.random.fold_in(run_keys(self.config.seed)[1], self.done)
-        found = self.parts.offspring(self.tuned(self.wanted), key)
-        fitness, states = jax.device_get(found)
+        fitness, states = jax.device_get(self.ask(self.tuned(self.config.std), key))
         order = np.argsort(fitness)  # NaN comes last
         return fitness[order], states[order]
 
@@ -200,15 +159,15 @@ class Training:
             ValueError: the folder holds a run already.
             OSError: it cannot be written.
         """
-        if (out / "run.json").exists():
-            raise ValueError(f"{out} holds a run already; choose another folder")
+        check(not (out / "run.json").exists(), "folder", str(out), "one that holds no run yet")
         out.mkdir(parents=True, exist_ok=True)
-        changes = [{"generation": last["generation"], **held} for _, last, held in self.spells]
-        begun = self.spells[0][2] | {"generations": self.done}
+        changes = [{"generation": last["generation"], **held} for _, last, _, held in self.spells]
+        begun = self.spells[0][-1] | {"generations": self.done}
         task = self.task._replace(config=dataclasses.replace(self.config, **begun))
-        std, rows = self.parts.strategy.std(self.state), [*zip(*self.history.values(), strict=True)]
+        mean, std = self.strategy.mean(self.state), self.strategy.std(self.state)
+        rows = [*zip(*self.history.values(), strict=True)]
         told = {"device": describe_device(), "command": None, "changes": changes}
-        write_run(out, task, self.weights, std, rows, told)
+        write_run(out, task, mean, std, rows, told)
 
 
 class Driver:
@@ -220,30 +179,27 @@ class Driver:
     waits, such as the click on "Pause".
 
     Args:
-        make: makes the sides, trainings by name, for each Reset anew.
-        show: draws them, given whether they stand still.
+        sides: trainings by name.
+        show: draws them.
         seconds: how long each may train from one click on Start.
     """
 
     running: "Driver | None" = None
 
-    def __init__(self, make: Callable, show: Callable, seconds: float = math.inf):
+    def __init__(
+        self, sides: Mapping[str, Training], show: Callable, seconds: float = float("inf")
+    ):
         Driver.stop_running()  # it may be of another cell, and out of reach
-        self.make, self.show, self.seconds = make, show, seconds
-        self.sides, self.limit, self.message = {}, 0.0, ipywidgets.HTML()
-        self.stopping, self.thread, self.why, self.due = threading.Event(), None, "", 0.0
+        self.sides, self.show, self.seconds = sides, show, seconds
+        self.limit, self.message = 0.0, ipywidgets.HTML()
+        self.stopping, self.thread, self.due = threading.Event(), None, 0.0
         named = {"Start": self.start, "Pause": self.pause, "Reset": self.reset}
         self.buttons = [self.button(*named) for named in named.items()]
 
     def button(self, name: str, act: Callable[[], None]) -> ipywidgets.Button:
         """A button, and what a click does; where that is refused, the message says why."""
-
-        def click(_):
-            with refusals(self.message):
-                act()
-
         button = ipywidgets.Button(description=name, layout={"width": "auto"})
-        button.on_click(click)
+        button.on_click(lambda _: refusals(self.message)(act)())
         return button
 
     def keep(self, box: ipywidgets.Box) -> ipywidgets.Box:
@@ -259,22 +215,23 @@ class Driver:
 
     def waiting(self) -> list[Training]:
         """Those that live, and have time and generations left."""
-        rest = [s for s in self.sides.values() if not s.fate and s.seconds < self.limit]
-        return [side for side in rest if side.done < side.wanted["generations"]]
+        rest = [s for s in self.sides.values() if not s.fate and s.last["seconds"] < self.limit]
+        return [side for side in rest if side.done < side.config.generations]
 
     def start(self) -> None:
         """Let the sides train, or train on."""
         Driver.stop_running()
-        self.limit = self.seconds + max(side.seconds for side in self.sides.values())
+        self.limit = self.seconds + max(side.last["seconds"] for side in self.sides.values())
         for side in self.sides.values():
             side.fate = ""
         if not self.waiting():
             raise ValueError("nothing is left to do: raise generations, or Reset")
-        Driver.running, self.why, self.due = self, "", 0.0
+        Driver.running, self.due = self, 0.0
         self.stopping.clear()
         self.enable()
-        if _must_poll():
-            with _events() as handle_one:
+        kernel = getattr(get_ipython(), "kernel", None)
+        if "google.colab" in sys.modules and hasattr(kernel, "do_one_iteration"):  # ipykernel 6
+            with _events(kernel) as handle_one:
                 self.train(handle_one)
         else:
             self.thread = threading.Thread(target=self.train, daemon=True)
@@ -283,14 +240,14 @@ class Driver:
     def pause(self) -> None:
         """Stop after the piece at hand, and say so at once."""
         self.stopping.set()
-        self.buttons[1].disabled = True
         self.message.value = notice("Pausing when this piece is done.")
 
-    def reset(self, make: Callable | None = None) -> None:
-        """Stop, and begin with new sides."""
-        if Driver.running is self:
-            Driver.stop_running()
-        self.sides = (make or self.make)()
+    def reset(self, sides: Mapping[str, Training] | None = None) -> None:
+        """Stop, and begin with new sides, by default the same as they were."""
+        Driver.stop_running()
+        self.message.value = notice("Compiling: some seconds.")
+        self.sides = sides or {k: Training(side.config) for k, side in self.sides.items()}
+        self.show()
         self.message.value = ""
         self.enable()
 
@@ -304,55 +261,43 @@ class Driver:
         if (driver := Driver.running) is not None:
             if driver.thread is None:
                 raise ValueError("another training runs: pause it first")
-            driver.why = "Paused: another training has begun."
             driver.stopping.set()
             driver.thread.join()
+            driver.message.value = notice("Paused: another training has begun.")
 
     def train(self, handle_one: Callable[[], None] = lambda: None) -> None:
         """Let the sides train in turn until they are done, or are told to stop."""
         try:
-            while self.waiting() and not self.stopping.is_set():
-                self.piece(min(self.waiting(), key=lambda side: side.seconds))
+            self.message.value = notice("Compiling: some seconds.")
+            for side in self.sides.values():
+                side.train_to(side.done)
+            self.message.value = ""
+            while (waiting := self.waiting()) and not self.stopping.is_set():
+                side = min(waiting, key=lambda side: side.last["seconds"])
+                try:
+                    side.advance()
+                except (RuntimeError, FloatingPointError) as error:
+                    side.fate = f"{error} {ADVICE.format(side.done)}"
+                if (began := time.monotonic()) > self.due:
+                    self.show()  # it may cost a tenth of the time, at most
+                    self.due = began + max(0.7, 11 * (time.monotonic() - began))
                 handle_one()
         finally:
             Driver.running = None
-            self.show(True)
-            self.message.value = notice(self.why) if self.why else ""
+            self.show()
+            self.message.value = ""
             self.enable()
-
-    def piece(self, side: Training) -> None:
-        """Train a side for a while, and draw now and then."""
-        try:
-            if not side.is_compiled:
-                self.message.value = notice("Compiling: some seconds.")
-                side.compile()
-                self.message.value = ""
-            side.advance()
-        except (RuntimeError, FloatingPointError) as error:
-            side.fate = f"{error} {ADVICE.format(side.done)}"
-        began = time.monotonic()
-        if began > self.due:
-            self.show(False)  # it may cost a tenth of the time, at most
-            took = time.monotonic() - began
-            self.due = began + took + max(0.7, 10 * took)
 
 
 atexit.register(Driver.stop_running)  # a kernel that ends must not leave a thread inside of XLA
 
 
-def _must_poll() -> bool:
-    """Whether this is Colab, with a kernel that can be asked to handle an event (ipykernel 6)."""
-    kernel = getattr(get_ipython(), "kernel", None)
-    return "google.colab" in sys.modules and hasattr(kernel, "do_one_iteration")
-
-
 @contextlib.contextmanager
-def _events() -> Iterator[Callable[[], None]]:
+def _events(kernel: Any) -> Iterator[Callable[[], None]]:
     """Make it possible to handle one waiting event of the kernel; cells wait until the end.
 
     The package jupyter-ui-poll does so for a cell that runs, and this for the handler of a click.
     """
-    kernel = get_ipython().kernel
     parent, waiting = kernel.get_parent(), []
     execute = kernel.shell_handlers["execute_request"]
 
@@ -364,10 +309,8 @@ def _events() -> Iterator[Callable[[], None]]:
         await execute(stream, ident, request)
 
     def handle_one():
-        try:
-            kernel.do_one_iteration().send(None)  # to its end: no handler but `run` ever waits
-        except StopIteration:
-            pass
+        with contextlib.suppress(StopIteration):  # to its end: no handler but `run` ever waits
+            kernel.do_one_iteration().send(None)
         kernel.set_parent([], parent)  # what follows belongs to the click again
 
     kernel.shell_handlers["execute_request"] = wait

@@ -8,7 +8,6 @@ picture has a link to its chapter there.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import ipywidgets
@@ -18,7 +17,6 @@ import matplotlib
 import numpy as np
 from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -147,7 +145,7 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
             clickable(pictures_of(pictures, ["before, the cell in magenta", "after the step"], 200))
             + table_of(around, "1 alpha of its neighbours")
             + table_of(views, "2 see: what it perceives", short, KERNEL_NAMES)
-            + table_of(hidden[here].reshape(-1, math.gcd(hidden.shape[-1], 8)), "3 think: hidden")
+            + table_of(hidden[here].reshape(-1, np.gcd(8, hidden.shape[-1])), "3 think: hidden")
             + table_of(update[here][None], "4 think: update", short, ["update"])
             + f"<p>{' · '.join(answers)}</p>"
             + table_of(np.stack([state[here], after[here]]), "5 live", short, ["before", "after"])
@@ -195,7 +193,10 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     def landscape(direction, reach):
         across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
         losses, states = live(np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2), direction)
-        return np.asarray(losses), np.asarray(states.any((1, 2, 3)))  # states would fill the memory
+        # All states would fill the memory.
+        return np.asarray(losses).reshape(side, side, -1), np.asarray(
+            states.any((1, 2, 3))
+        ).reshape(side, side)
 
     def draw(width, end, direction, reach, way, noise):
         check(width <= end, "width", width, f"at most {end} (where it ends)")
@@ -230,18 +231,13 @@ def _make_live(run: Run) -> Callable:
     """
     (first, unravel), last = ravel_pytree(run.task.params), ravel_pytree(run.params)[0]
 
-    @jax.jit
-    def live(points, direction):
+    def live(point, direction):
         noise = jax.random.normal(jax.random.key(direction), first.shape, first.dtype)
+        weights = unravel(first + point[1] * (last - first) + point[0] * noise)
+        states = run.task.frames(weights, jax.random.key(0))
+        return mse(states[1:], run.target), states[-1]
 
-        def one(point):
-            weights = unravel(first + point[1] * (last - first) + point[0] * noise)
-            states = run.task.frames(weights, jax.random.key(0))
-            return mse(states[1:], run.target), states[-1]
-
-        return jax.lax.map(one, points)
-
-    return live
+    return jax.jit(lambda points, key: jax.lax.map(lambda point: live(point, key), points))
 
 
 def _draw_landscape(
@@ -250,12 +246,11 @@ def _draw_landscape(
     """The losses around a rule, and where one stands; what exploded is orange, what died grey."""
     wild = ~(levels < 1)  # NaN is not below 1
     dead = ~wild & ~lives
-    shown = np.where(dead, np.nan, np.where(wild, 1e9, levels))
-    figure, side = Figure(figsize=(6, 3.6)), math.isqrt(len(levels))
+    shown, figure = np.where(dead, np.nan, np.where(wild, 1e9, levels)), Figure(figsize=(6, 3.6))
     axes = figure.add_axes(AREA)
     colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="#808080")
-    norm = LogNorm(empty / 16, 2.5 * empty)
-    image = axes.imshow(shown.reshape(side, side), colours, norm, extent=extent, aspect="auto")
+    scale = {"norm": "log", "vmin": empty / 16, "vmax": 2.5 * empty}
+    image = axes.imshow(shown, colours, extent=extent, aspect="auto", **scale)
     axes.plot(*point, "o", color="white", markeredgecolor="black")
     told = f"exploded (orange) {wild.mean():.0%}, dead (grey) {dead.mean():.0%}"
     axes.set(xlabel="random direction", ylabel="way from untrained to trained", title=told)
@@ -313,20 +308,17 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
         else:
             pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
         losses = np.asarray(mse(states, run.target)).mean(axis=1)
-        return (
-            images.contact_sheet(pixels, 4),
-            losses,
-            _draw_life(losses, empty, (when, when + 1), "wound"),
-        )
+        curve = _draw_life(losses, empty, (when, when + 1), "wound")
+        return images.contact_sheet(pixels, 4), losses, curve
 
     def draw(step, **setting):
         frames, losses, curve = lives_of(**setting)
         title = f"step {step}, loss {losses[step]:.4f}"
         return clickable(pictures_of([frames[step]], [title], 220)) + curve
 
-    def click(values, x, y):
+    def click(made, x, y):
         column = x * (4 * (width + 2) - 2) % (width + 2)
-        return {"row": int(y * height), "column": int(column), "when": values["step"]}
+        return {"row": int(y * height), "column": int(column), "when": made["step"].value}
 
     given = dict(view=("picture", ["picture", *hidden]), when=(T, (0, 4 * T, 1)))
     given |= dict(row=(height // 2, (0, height - 1, 1)), column=(width // 2, (0, width - 1, 1)))
@@ -340,5 +332,5 @@ def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     fine = state.ndim == 3 and state.shape[-1] >= 4 and state.size and state.dtype.kind in "biuf"
     found, wanted = f"{state.dtype} {state.shape}", "(H, W, C) with at least 4 channels of numbers"
     check(fine, "state", found, wanted)
-    state = state.astype(np.float32)
-    return state, [*(f"hidden {i}" for i in range(state.shape[-1] - 4)), *"RGB", "alpha"]
+    hidden = [f"hidden {i}" for i in range(state.shape[-1] - 4)]
+    return state.astype(np.float32), [*hidden, *"RGB", "alpha"]
