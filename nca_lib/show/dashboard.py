@@ -87,16 +87,16 @@ class _Dashboard:
         acts = {"Reset": lambda: self.enter(Training(self.trial.config))}
         acts |= {"Rewind": lambda: self.enter(self.trial.rewound())}
         acts |= {"Restore": self.restore, "Delete": self.delete, "Save": self.save}
+        acts |= {name: functools.partial(self.tell, story) for name, story in STORIES.items()}
         acts = [self.driver.button(*act) for act in acts.items()]
-        stories = {name: functools.partial(self.tell, story) for name, story in STORIES.items()}
-        stories = [self.driver.button(*story) for story in stories.items()]
-        rows = [ipywidgets.HBox([*self.driver.buttons[:2], *acts]), ipywidgets.HBox(stories)]
+        rows = [ipywidgets.HBox([*self.driver.buttons, *acts[:2]]), ipywidgets.HBox(acts[5:])]
         rows += [self.driver.message]
         for name in LIVE:
-            rows += [self.knobs[name], ipywidgets.HTML(knobs.page_knobs()[name][2])]
+            says = f'<p style="line-height:1.2">{knobs.page_knobs()[name][2]}</p>'
+            rows += [self.knobs[name], ipywidgets.HTML(says)]
         rows += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
-        rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190)]
-        return ipywidgets.VBox([*rows, self.ledger, self.folder])
+        rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190), self.ledger]
+        return ipywidgets.VBox([*rows, ipywidgets.HBox([*acts[2:5], self.folder])])
 
     def enter(self, trial: Training) -> None:
         """Begin with a trial; that before it goes to the ledger."""
@@ -209,8 +209,8 @@ def duel(
         made, shown[name] = make_knobs(knobs.settings(config, live), change), ipywidgets.HTML()
         columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
     driver.reset()
-    row, sides = ipywidgets.HBox(driver.buttons), grid_of(columns, 250)
-    return driver.keep(ipywidgets.VBox([row, driver.message, sides, curves]))
+    row = ipywidgets.HBox([*driver.buttons, driver.button("Reset", driver.reset)])
+    return driver.keep(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
 
 
 def _numbers(side: Training) -> str:
@@ -246,8 +246,9 @@ def _offspring(side: Training) -> str:
     told = (
         f"{count} members at σ {side.config.std:g}: {len(parts[1])} dead, {len(parts[2])} exploded"
     )
-    figure = Figure(figsize=(3.8, 2.1), layout="tight")
-    axes = figure.add_subplot(xscale="log", xlabel="loss", title=told)
+    figure = Figure(figsize=(4, 2.1), layout="tight")
+    axes = figure.add_subplot(xscale="log", xlabel="loss")
+    axes.set_title(told, fontsize="medium")
     axes.hist(parts, edges, stacked=True, color=inks / 255, label=[*FATES])
     axes.legend(frameon=False)
     sheet = [images.contact_sheet(framed, 4)]

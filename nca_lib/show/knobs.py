@@ -118,7 +118,8 @@ def make_knobs(
     made = {}
     for name, (value, choice) in knobs.items():
         knob = made[name] = ipywidgets.interactive.widget_from_abbrev(choice, value)
-        knob.description, knob.style.description_width = label(name), "auto"
+        knob.description, knob.layout.width = label(name), "auto"
+        knob.style.description_width = "auto"
         knob.continuous_update = name == "step"  # which is scrubbed through
         knob.observe(lambda change, name=name: changed(name, change.new), "value")
     return made

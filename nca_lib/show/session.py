@@ -191,10 +191,8 @@ class Driver:
     ):
         Driver.stop_running()  # it may be of another cell, and out of reach
         self.sides, self.show, self.seconds = sides, show, seconds
-        self.limit, self.message = 0.0, ipywidgets.HTML()
-        self.stopping, self.thread, self.due = threading.Event(), None, 0.0
-        named = {"Start": self.start, "Pause": self.pause, "Reset": self.reset}
-        self.buttons = [self.button(*named) for named in named.items()]
+        self.message, self.stopping, self.thread = ipywidgets.HTML(), threading.Event(), None
+        self.buttons = [self.button("Start", self.start), self.button("Pause", self.pause)]
 
     def button(self, name: str, act: Callable[[], None]) -> ipywidgets.Button:
         """A button, and what a click does; where that is refused, the message says why."""
@@ -209,7 +207,7 @@ class Driver:
 
     def enable(self) -> None:
         """Make buttons answer where they have a meaning."""
-        (start, pause, _), running = self.buttons, Driver.running is self
+        (start, pause), running = self.buttons, Driver.running is self
         start.description = "Resume" if any(side.done for side in self.sides.values()) else "Start"
         start.disabled, pause.disabled = running, not running
 

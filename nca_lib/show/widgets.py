@@ -21,12 +21,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from nca_lib.lab import images
+from nca_lib.lab.config import Config
 from nca_lib.lab.images import check
 from nca_lib.lab.runs import Run
+from nca_lib.lab.task import make_task
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, living_mask, perceive
 from nca_lib.rollout import disc, record
-from nca_lib.show import knobs
+from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import clickable, explorer, heat, pictures_of, table_of
 from nca_lib.target import list_emoji, load_emoji
 
@@ -185,32 +187,28 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
-    live = _make_live(run)
-    frames = jax.jit(lambda: run.frames(jax.random.key(0), 4 * T))()
-    curve = np.asarray(mse(frames, run.target))
+    life, live = _make_live(run.config)
+    curve = np.asarray(life(run.params))
 
     @functools.lru_cache(maxsize=4)
     def landscape(direction, reach):
         across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
-        losses, states = live(np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2), direction)
-        # All states would fill the memory.
-        return np.asarray(losses).reshape(side, side, -1), np.asarray(
-            states.any((1, 2, 3))
-        ).reshape(side, side)
+        losses, states = live(run.params, direction, np.stack(np.meshgrid(across, up), axis=-1))
+        return np.asarray(losses), np.asarray(states.any((2, 3, 4)))  # states would fill the memory
 
     def draw(width, end, direction, reach, way, noise):
         check(width <= end, "width", width, f"at most {end} (where it ends)")
         losses, lives = landscape(direction, reach)
-        levels = losses[:, -width:].mean(axis=-1)
+        levels = losses[..., -width:].mean(axis=-1)
         extent = (-reach, reach, low, high)
         plane = _draw_landscape(levels, lives, empty, extent, (noise * reach, way))
-        losses, states = live(np.array([[noise * reach, way]]), direction)
-        title = f"at the white point, loss {losses[0, -width:].mean():.3g}"
+        losses, states = live(run.params, direction, np.array([[[noise * reach, way]]]))
+        title = f"at the white point, loss {losses[0, 0, -width:].mean():.3g}"
         mean = curve[end - width + 1 : end + 1].mean()
         return (
             _draw_life(curve, empty, (end - width + 1, end), f"window: {mean:.4g}")
             + clickable(plane)
-            + pictures_of([images.to_rgb(states[0])], [title], 220)
+            + pictures_of([images.to_rgb(states[0, 0])], [title], 220)
         )
 
     def click(_, x, y):
@@ -223,21 +221,31 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     return explorer(draw, "03_loss", click, **given)
 
 
-def _make_live(run: Run) -> Callable:
-    """Compile (points (N, 2), direction) -> losses (N, T) and last states (N, H, W, C).
+@functools.lru_cache(maxsize=2)  # compiled anew each time, a cell that runs again would need more
+def _make_live(config: Config) -> tuple[Callable, Callable]:
+    """Compile params -> losses (4 T + 1,) of a long life, and what `loss_explorer` sees in a plane.
 
-    A point says how much of a random direction, and how far on the way from untrained weights to
-    trained ones.
+    That is (params, direction, points (M, N, 2)) -> losses (M, N, T) and last states (M, N, H, W,
+    C). A point says how much of a random direction, and how far on the way from untrained weights
+    to trained ones.
     """
-    (first, unravel), last = ravel_pytree(run.task.params), ravel_pytree(run.params)[0]
+    task, key = make_task(config), jax.random.key(0)
+    first, unravel = ravel_pytree(task.params)
 
-    def live(point, direction):
+    def life(params):
+        return mse(task.frames(params, key, 4 * config.num_steps), task.target)
+
+    def live(params, direction, points):
         noise = jax.random.normal(jax.random.key(direction), first.shape, first.dtype)
-        weights = unravel(first + point[1] * (last - first) + point[0] * noise)
-        states = run.task.frames(weights, jax.random.key(0))
-        return mse(states[1:], run.target), states[-1]
+        way = ravel_pytree(params)[0] - first
 
-    return jax.jit(lambda points, key: jax.lax.map(lambda point: live(point, key), points))
+        def one(point):
+            states = task.frames(unravel(first + point[1] * way + point[0] * noise), key)
+            return mse(states[1:], task.target), states[-1]
+
+        return jax.lax.map(jax.vmap(one), points)
+
+    return jax.jit(life), jax.jit(live)
 
 
 def _draw_landscape(
@@ -260,13 +268,10 @@ def _draw_landscape(
 
 def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told: str) -> str:
     """The loss at every step of a life, and some steps of it in grey."""
-    figure = Figure(figsize=(6, 2.6))
-    axes = figure.add_axes(AREA)
-    axes.plot(np.where(np.isfinite(curve), curve, np.nan))
-    axes.axhline(empty, color="#666666", linewidth=1.2, linestyle=":", label="empty grid")
-    axes.axvspan(*span, color="#808080", alpha=0.4, label=told)
-    axes.set(xlabel="step", ylabel="mse", yscale="log", xlim=(0, len(curve) - 1))
-    axes.legend(frameon=False)
+    history = {"step": np.arange(len(curve)), "loss": curve}
+    figure = figures.plot_losses({told: history}, "step", {"empty grid": empty})
+    figure.set_size_inches(6, 2.6)
+    figure.axes[0].axvspan(*span, color="#808080", alpha=0.4)
     return knobs.figure_of(figure, f"Loss at every step of a life; {told}")
 
 
