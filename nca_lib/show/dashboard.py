@@ -77,7 +77,7 @@ class _Dashboard:
         self.knobs, self.view = make_knobs(given, self.turned), ipywidgets.HTML()
         self.ledger = ipywidgets.SelectMultiple(layout={"width": "auto", "height": "4.5em"})
         self.ledger.observe(lambda _: self.redraw(), "value")
-        self.folder = ipywidgets.Text(folder, description="Folder")
+        self.folder = ipywidgets.Text(folder, description="Folder", layout={"flex": "1 1 9em"})
         self.driver = Driver({}, self.show)
         self.enter(Training(config))
         self.box = self.driver.keep(grid_of([self.controls(), self.view], 400))
@@ -208,7 +208,7 @@ def duel(
 
         made, shown[name] = make_knobs(knobs.settings(config, live), change), ipywidgets.HTML()
         columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
-    driver.reset()
+    driver.reset(driver.sides)
     row = ipywidgets.HBox([*driver.buttons, driver.button("Reset", driver.reset)])
     return driver.keep(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
 
@@ -219,7 +219,7 @@ def _numbers(side: Training) -> str:
     if not side.done:
         return f"<div>Before the first generation, at σ {std:g}.</div>{fate}"
     done, rollouts, seconds, loss = (side.last[name] for name in HISTORY[:4])
-    left = datetime.timedelta(seconds=round((total - done) * seconds / done))
+    left = datetime.timedelta(seconds=round(max(0, total - done) * seconds / done))
     learned = ravel_pytree(side.strategy.std(side.state))[0]
     sigma = f"σ now {learned.mean():.2g} · " if learned.size else ""
     return (
@@ -275,7 +275,7 @@ def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
     if len(drawn) > 1:  # of which one may be much longer than another
         figure.axes[0].set(xscale="log")
     for side in drawn.values():
-        for _, last, _ in getattr(side, "spells", [])[1:]:
+        for _, last, *_ in getattr(side, "spells", [])[1:]:
             figure.axes[0].axvline(last[x], color="#666666", linewidth=1, linestyle="--")
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     return knobs.figure_of(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")

@@ -126,7 +126,7 @@ class Training:
             self.spells = [*self.spells, (self.state, self.last, self.history, wanted)]
             self.state, self.settings = self.tuned(wanted["std"]), wanted
         count = min(int(self.done * seconds / (self.last["seconds"] or 1)), 4 * self.done)
-        point = min(self.done + max(1, count), wanted["generations"])
+        point = max(self.done, min(self.done + max(1, count), wanted["generations"]))
         self.state, self.last = self.train_to(point)
         self.history = {k: [*column, self.last[k]] for k, column in self.history.items()}
 
