@@ -31,7 +31,7 @@ from nca_lib.show.session import Driver, Training
 from nca_lib.train import PRESETS, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
-PATIENCE = 60  # seconds; a test that waits longer has failed
+PATIENCE = 300  # seconds; a test that waits longer has failed
 DESCENT = dataclasses.replace(TINY, strategy="backprop", population=2, learning_rate=0.01)
 
 
