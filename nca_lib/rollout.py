@@ -154,7 +154,8 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     """Run the rule and keep every state, the first included: (T + 1, H, W, C) float32.
 
     A ValueError says that the fires are of another grid, or the record would be larger than
-    `nca_lib.model.MAX_ELEMENTS`. Explained in chapter 3, "A life, step by step".
+    `nca_lib.model.MAX_ELEMENTS`. Explained in chapter 3,
+    "A rollout, step by step".
     """
     _check_fires(state, fires)
     if (len(fires) + 1) * state.size > MAX_ELEMENTS:

@@ -122,11 +122,11 @@ def test_what_the_theme_offers_works(root, tab):
     folded = tab.locator(".bd-article details").first
     folded.locator("summary").click()
     assert folded.evaluate("(details) => details.open")
-    cell = tab.locator("div.highlight", has_text="config = replace(").first
+    cell = tab.locator("div.highlight", has_text="STEPS = 32").first
     cell.hover()
     cell.locator("xpath=..").get_by_role("button", name="Copy").click()
     tab.wait_for_function("() => document.querySelector('button.copybtn.success')")
-    assert "config = replace(" in tab.evaluate("navigator.clipboard.readText()")
+    assert "STEPS = 32" in tab.evaluate("navigator.clipboard.readText()")
 
 
 @both
