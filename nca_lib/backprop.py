@@ -12,13 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32, Key
 
 from nca_lib.evolution import AXIS, compile_loop, population_mesh, summarise
-from nca_lib.loss import mse
-from nca_lib.rollout import damage
-
-POOL = 256  # states in the sample pool
+from nca_lib.pool import draw_starts
 
 
 class State(NamedTuple):
@@ -26,7 +22,7 @@ class State(NamedTuple):
 
     params: Any  #: weights, a pytree
     opt_state: optax.OptState  #: of the optimizer
-    pool: jax.Array  #: (POOL, H, W, C) float32; (0, H, W, C) where every start is the seed
+    pool: jax.Array  #: (pool, H, W, C) float32; (0, H, W, C) where every start is the seed
 
 
 class Descent(NamedTuple):
@@ -65,41 +61,12 @@ def adam_of_directions(learning_rate: Callable[[int], float]) -> optax.GradientT
     return optax.chain(unit, optax.zero_nans(), optax.adam(learning_rate))
 
 
-def draw_starts(
-    key: Key[Array, ""],
-    pool: Float[Array, "pool H W C"],
-    count: int,
-    seed: Float[Array, "H W C"],
-    target: Float[Array, "H W 4"],
-    share: float,
-) -> tuple[Int32[Array, " count"], Float[Array, "count H W C"]]:
-    """Take `count` starts out of the pool; the worst begins anew from the seed.
-
-    Of the others a share is damaged. States that explode teach nothing, and begin anew as well.
-    Explained in chapter 6, "Through many steps".
-
-    Returns:
-        Their places in the pool, and the starts, the seed first.
-    """
-    key_pick, key_coin, key_damage = jax.random.split(key, 3)
-    places = jax.random.permutation(key_pick, jnp.arange(len(pool), dtype=jnp.int32))[:count]
-    losses = mse(pool[places], target)
-    places = places[jnp.argsort(jnp.where(jnp.isfinite(losses), -losses, -jnp.inf))]
-    starts = pool[places]
-    usable = jnp.abs(starts).max(axis=(1, 2, 3), keepdims=True) < 100  # NaN is not
-    starts = jnp.where(usable, starts, seed)
-    hurt = jax.vmap(damage)(jax.random.split(key_damage, count), starts)
-    coin = jax.random.uniform(key_coin, (count, 1, 1, 1), jnp.float32) < share
-    return places, jnp.where(coin, hurt, starts).at[0].set(seed)
-
-
 def make_descend(descent: Descent, task: Any) -> Callable:
     """Compile a run of gradient steps: (state, key, start, count) -> (state, metrics).
 
     The rollouts of a batch are spread over all devices. In the configuration `population` is the
-    size of the batch, `generations` counts steps, and an `age` other than 0 asks for the pool, in
-    which a state may grow as old as it likes. It stands for `nca_lib.evolution.make_evolve`.
-    Explained in chapter 6, "The same task, twice".
+    size of the batch, and `generations` counts steps. It stands in for
+    `nca_lib.evolution.make_evolve`. Explained in chapter 6, "The same task, twice".
     """
     config, target = task.config, jnp.asarray(task.target)
     batch, mesh = config.population, population_mesh(config.population)

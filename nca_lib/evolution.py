@@ -32,6 +32,7 @@ class Strategy(NamedTuple):
     algorithm: Any  #: of evosax: `ask` and `tell`
     params: Any  #: its settings, a pytree
     whitens: bool = False  #: whether the optimizer's state begins with a `Whitening`
+    pools: bool = False  #: whether it ends with a pool of grown states, see `nca_lib.pool`
 
     def init(self, key: jax.Array, mean: Any) -> Any:
         """Make the state: what changes from generation to generation, around this mean."""
@@ -64,7 +65,9 @@ class Strategy(NamedTuple):
         For the arguments see `make_evolve`.
         """
         key_ask, key_evaluate, _ = jax.random.split(key, 3)
-        shared = prepare(self.mean(state), key_evaluate)
+        *rest, pool = state.opt_state if self.pools else (None,)
+        shared, pool = prepare(self.mean(state), key_evaluate, pool)
+        state = state.replace(opt_state=(*rest, pool)) if self.pools else state
         state = self.look(state, lambda mean: look(mean, shared))
         population, state = narrow(self.algorithm.ask(key_ask, state, self.params))
         return population, shared, state
@@ -146,7 +149,11 @@ def summarise(key, population, fitness, state, params) -> dict[str, jax.Array]:
 
 
 def open_es(
-    params: Any, population: int, std: float, learning_rate: Callable[[int], float]
+    params: Any,
+    population: int,
+    std: float,
+    learning_rate: Callable[[int], float],
+    pool: Any = None,
 ) -> Strategy:
     """Set up OpenAI-ES with antithetic pairs, centered ranks and Adam.
 
@@ -157,6 +164,7 @@ def open_es(
         population: N, even: members i and i + N / 2 are mirror images.
         std: noise scale sigma.
         learning_rate: optax schedule of Adam's step, over generations.
+        pool: (pool, H, W, C) float32, grown states that the state carries along.
 
     Returns:
         The strategy. It minimises.
@@ -167,11 +175,18 @@ def open_es(
     algorithm = Open_ES(
         population_size=population,
         solution=params,
-        optimizer=optax.adam(learning_rate),
+        optimizer=optax.chain(optax.adam(learning_rate), *_carry(pool)),
         std_schedule=optax.constant_schedule(std),
         metrics_fn=summarise,
     )
-    return Strategy(algorithm, algorithm.default_params)
+    return Strategy(algorithm, algorithm.default_params, False, pool is not None)
+
+
+def _carry(pool: Any) -> list[optax.GradientTransformation]:
+    """Keep a pool, if there is one, in the optimizer's state; the steps stay as they are."""
+    if pool is None:
+        return []
+    return [optax.GradientTransformation(lambda _: pool, lambda steps, pool, _=None: (steps, pool))]
 
 
 def pgpe(
@@ -181,6 +196,7 @@ def pgpe(
     learning_rate: Callable[[int], float],
     std_rate: float = 0.1,
     whitens: bool = False,
+    pool: Any = None,
 ) -> Strategy:
     """Set up PGPE: OpenAI-ES in which every weight has, and learns, a sigma of its own.
 
@@ -202,18 +218,18 @@ def pgpe(
         whitens: whether noise is drawn in coordinates in which it is white in what the layers
             compute, see `Whitening`. The params are then those of an `NCA`, sigma is at the start
             on average that of the weights, and `make_evolve` wants a look.
+        pool: see `open_es`.
 
     Returns:
         The strategy. It minimises.
     """
     from evosax.algorithms import PGPE
 
-    descent = optax.sgd(learning_rate, momentum=0.9)
-    if whitens:
-        descent = optax.chain(to_weights(params), descent)
+    first = [to_weights(params)] if whitens else []
+    descent = optax.chain(*first, optax.sgd(learning_rate, momentum=0.9), *_carry(pool))
     algorithm = PGPE(population, params, optimizer=descent, metrics_fn=summarise)
     settings = algorithm.default_params.replace(std_init=std, std_lr=std_rate)
-    return Strategy(algorithm, settings, whitens)
+    return Strategy(algorithm, settings, whitens, pool is not None)
 
 
 LOOK = 50  # generations between two looks at what the cells see
@@ -368,7 +384,7 @@ def make_evolve(
     strategy: Strategy,
     fitness_fn: Callable,
     chunk: int | None = None,
-    prepare: Callable[[Any, jax.Array], Any] = lambda mean, key: key,
+    prepare: Callable[..., tuple] = lambda mean, key, pool: (key, pool),
     look: Callable[[Any, Any], dict] | None = None,
     tune: Callable[[Any], Strategy] | None = None,
 ) -> Callable:
@@ -384,8 +400,9 @@ def make_evolve(
         fitness_fn: (params, shared) -> float32 scalar, lower is better.
         chunk: see `evaluate_share`; default 1 on a CPU, the whole share elsewhere. It changes
             speed and memory, and results by rounding only.
-        prepare: (mean, key) -> shared, done once a generation on every device alike: what all its
-            members share, such as a state that the mean has grown. Default: the key itself.
+        prepare: (mean, key, pool) -> (shared, pool), done once a generation on every device alike:
+            what all its members share, such as a start, and the pool as it is afterwards, None for
+            a strategy without one. Default: the key is shared.
         look: (mean, shared) -> see `second_moments`; for a strategy that whitens, which needs it.
         tune: settings, a pytree of numbers that may differ from call to call -> the strategy with
             them. Nothing is compiled anew for other numbers.

@@ -395,10 +395,11 @@ def poisoned(number: int, folder: Path, seed: int) -> int:
     """NaN and infinities in the fitness of up to half of the members: the search stays finite."""
     task, key = make_task(TINY), jax.random.key(seed)
 
-    def prepare(mean, key):
+    def prepare(mean, key, pool):
         share, kind, _ = jax.random.uniform(key, (3,))
         values = jnp.array([jnp.nan, jnp.inf, -jnp.inf])
-        return task.prepare(mean, key), 0.5 * share, values[(3 * kind).astype(int)]
+        luck, _ = task.prepare(mean, key)
+        return (luck, 0.5 * share, values[(3 * kind).astype(int)]), pool
 
     def fitness(params, luck):
         chance = jnp.abs(jax.flatten_util.ravel_pytree(params)[0].sum()) * 1e4 % 1
@@ -446,7 +447,7 @@ def repeated(number: int, folder: Path, seed: int) -> int:
     names = itertools.cycle(["open_es", "pgpe", "whitened", "backprop"])
     for trial, name in zip(range(number), names, strict=False):
         changes = {"strategy": name, "seed": seed + trial, "population": 4}
-        changes |= {"age": 1} if name == "backprop" else {}
+        changes |= {"pool": 8} if name in ("whitened", "backprop") else {}
         a, b = folder / f"{trial}a", folder / f"{trial}b"
         for out in (a, b):
             quietly(train.train, dataclasses.replace(TINY, **changes), out)

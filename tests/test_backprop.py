@@ -10,13 +10,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from test_train import TINY
 
-from nca_lib.backprop import POOL, Descent, adam_of_directions, draw_starts, make_descend
+from nca_lib.backprop import Descent, adam_of_directions, make_descend
 from nca_lib.evolution import open_es
 from nca_lib.lab import task as task_module
 from nca_lib.lab.task import make_measure, make_task, make_trainer
 from nca_lib.loss import mse
 
-BATCH = 4
+BATCH, POOL = 4, 256
 CONFIG = dataclasses.replace(
     TINY, strategy="backprop", population=BATCH, learning_rate=0.01, generations=60
 )
@@ -64,34 +64,8 @@ def test_gradients_that_are_not_finite_move_nothing():
         np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-3)
 
 
-@pytest.fixture
-def pool():
-    """256 states, the brighter the later, of which the last ones are not finite or explode."""
-    brightness = jnp.linspace(0.0, 1.0, POOL).at[-3:].set(jnp.array([1e3, jnp.nan, jnp.inf]))
-    return jnp.broadcast_to(brightness[:, None, None, None], (POOL, 6, 6, 8))
-
-
-def test_the_worst_of_a_batch_begins_anew(pool):
-    seed, target = jnp.full((6, 6, 8), 7.0), jnp.zeros((6, 6, 4))
-    places, starts = draw_starts(jax.random.key(0), pool, BATCH, seed, target, 0.0)
-    assert len(set(places.tolist())) == BATCH
-    assert (jnp.diff(places) < 0).all()  # the brightest is the worst here, and comes first
-    np.testing.assert_array_equal(starts, pool[places].at[0].set(seed))
-    places, starts = draw_starts(jax.random.key(0), pool, POOL, seed, target, 0.0)
-    assert set(places[:3].tolist()) == {POOL - 3, POOL - 2, POOL - 1}
-    assert (starts[:3] == seed).all() and (starts[3:] <= 1).all()
-
-
-@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.3, 45, 110), (1.0, 250, 255)])
-def test_the_share_of_damaged_starts_is_what_was_asked_for(pool, share, low, high):
-    pool, target = jnp.ones_like(pool), jnp.zeros((6, 6, 4))
-    _, starts = draw_starts(jax.random.key(1), pool, POOL, pool[0], target, share)
-    assert low <= (starts == 0).any(axis=(1, 2, 3)).sum() <= high
-    assert (starts[0] == 1).all()  # a seed is never damaged
-
-
 def test_what_was_grown_goes_back_into_the_pool():
-    task = make_task(dataclasses.replace(CONFIG, age=1))
+    task = make_task(dataclasses.replace(CONFIG, pool=POOL))
     descent, descend = make_trainer(task)
     start = descent.init(jax.random.key(0), task.params)
     assert start.pool.shape == (POOL, *task.start.shape)
@@ -127,7 +101,7 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(place):
 def test_the_estimate_of_evolution_converges_to_the_gradient(place):
     (loss, vector, gradient), pairs = place, 4096
     gradient, D = np.asarray(gradient, np.float64), vector.size
-    algorithm, params, _ = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
+    algorithm, params, *_ = open_es(vector, 2 * pairs, 1e-3, optax.constant_schedule(1.0))
     algorithm.fitness_shaping_fn = lambda population, fitness, state, params: fitness
     algorithm.optimizer = optax.sgd(1.0)  # the step is the estimate
     state = algorithm.init(jax.random.key(0), vector, params)

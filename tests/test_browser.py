@@ -295,6 +295,7 @@ def with_nan(record):
         (spoil(hidden=32.5), "hidden"),
         (spoil(num_steps=-1), "num_steps"),
         (spoil(age="0"), "age .* from 0 to 1000000"),
+        (spoil(pool=-1), "pool .* from 0 to 1000000"),
         (spoil(step_size=0), "step size"),
         (spoil(alive_threshold=1), "threshold"),
         (spoil(mask="all"), "mask"),

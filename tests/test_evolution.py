@@ -118,7 +118,7 @@ def life(task, params, key):
 
 def test_second_moments_are_numpys_of_a_recorded_life(grown):
     task, params = grown
-    seen = jax.jit(task.look)(params, task.prepare(params, jax.random.key(3)))
+    seen = jax.jit(task.look)(params, task.prepare(params, jax.random.key(3))[0])
     for name, x in life(task, params, jax.random.key(3)).items():
         assert len(x) > 200
         np.testing.assert_allclose(seen[name], x.T @ x / len(x), rtol=1e-4, atol=1e-6)
@@ -180,7 +180,7 @@ def test_std_is_that_of_the_members_weights(grown):
     task, params = grown
     strategy = pgpe(params, 4_000, 0.03, constant(0.5), whitens=True)
     state = strategy.init(jax.random.key(0), params)
-    luck = task.prepare(params, jax.random.key(1))
+    luck, _ = task.prepare(params, jax.random.key(1))
     state = strategy.look(state, lambda mean: task.look(mean, luck))
     asked, _ = strategy.algorithm.ask(jax.random.key(5), state, strategy.params)
     members = jax.vmap(strategy.members(state))(asked)
@@ -217,7 +217,7 @@ def test_an_empty_life_leaves_the_noise_as_it_is(change):
     task = small_task()
     strategy, _ = make_trainer(task)
     state = strategy.init(jax.random.key(0), change(task.params))
-    luck = task.prepare(task.params, jax.random.key(1))
+    luck, _ = task.prepare(task.params, jax.random.key(1))
     looked = strategy.look(state, lambda mean: task.look(mean, luck))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(looked), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -228,6 +228,7 @@ TASKS = [
     {"preset": "walk"},
     {"preset": "life", "size": 24},
     {"init": "lizard", "std": 0.003, "age": 20, "damage": 0.5, "overflow": 0.1},
+    {"init": "lizard", "std": 0.003, "pool": 8, "damage": 0.5, "overflow": 0.1},
     {"channels": 5, "hidden": 7, "mask": "bernoulli", "step_size": 2.0},
 ]
 
@@ -255,8 +256,8 @@ def test_a_strategy_that_whitens_must_look(grown):
 
 
 def test_members_share_what_is_prepared_from_the_mean(strategy):
-    def prepare(mean, key):
-        return mean["b"], jax.random.normal(key)
+    def prepare(mean, key, pool):
+        return (mean["b"], jax.random.normal(key)), pool
 
     def fitness(params, luck):
         start, noise = luck
@@ -311,7 +312,7 @@ def test_ties_move_nothing(strategy):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"strategy": "open_es"}, {"init": "lizard", "age": 24, "damage": 0.5}],
+    [{"strategy": "open_es"}, {"init": "lizard", "pool": 8, "damage": 0.5}],
     ids=["open_es", "whitened"],
 )
 def test_chunks_and_devices_do_not_matter(changes, monkeypatch):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 small = {"size": 6, "num_steps": 4, "window": 2, "population": 4, "generations": 2}
 for name in ("open_es", "pgpe", "whitened", "backprop"):
-    changes = {"strategy": name, "age": 1} if name == "backprop" else {"strategy": name}
+    changes = {"strategy": name, "pool": 8}
     config = dataclasses.replace(PRESETS["smoke"], **small, **changes)
     made = task.make_task(config)
     trainer = task.make_trainer(made)

@@ -85,6 +85,10 @@ def test_fields_out_of_bounds_are_named_with_their_value(field):
         ("life", {"size": 58}, "size"),
         ("walk", {"emoji": "🦎"}, "emoji"),
         ("walk", {"age": 3}, "age"),
+        ("walk", {"pool": 8}, "pool"),
+        ("quick", {"pool": 7}, "pool"),
+        ("quick", {"age": 3, "pool": 8}, "age"),
+        ("backprop", {"age": 3}, "age"),
         ("smoke", {"damage": 0.5}, "damage"),
         ("walk", {"surrogate": "soft"}, "surrogate"),
         ("walk", {"strategy": "backprop"}, "surrogate"),
@@ -147,7 +151,7 @@ def test_a_run_folder_is_complete(finished):
         ({}, 1),
         ({"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5}, 4),
         ({"strategy": "whitened", "std": 0.03, "learning_rate": 0.5}, 4),
-        ({"strategy": "backprop", "population": 2, "age": 1}, 0),
+        ({"strategy": "backprop", "population": 2, "pool": 4}, 0),
     ],
     ids=["open_es", "pgpe", "whitened", "backprop"],
 )
@@ -233,7 +237,8 @@ def in_x64(call, *arguments):
     "changes",
     [
         {"strategy": "whitened", "age": 8, "damage": 0.5, "mask": "bernoulli"},
-        {"strategy": "backprop", "population": 4, "age": 8, "damage": 0.5},
+        {"strategy": "open_es", "pool": 8, "damage": 0.5},
+        {"strategy": "backprop", "population": 4, "pool": 8, "damage": 0.5},
         {"goal": "life", "emoji": ""},
     ],
 )
@@ -345,7 +350,7 @@ AGED = dataclasses.replace(TINY, age=40, damage=0.5, overflow=0.1)
 
 def test_without_age_every_start_is_the_seed():
     task, key = make_task(TINY), jax.random.key(4)
-    luck = start, fires = task.prepare(task.params, key)
+    luck = start, fires = task.aged_start(task.params, key)
     assert np.array_equal(start, task.start) and np.array_equal(fires, task.fires(key))
     np.testing.assert_allclose(task.fitness(task.params, luck), task.loss(task.params, key))
 
@@ -355,7 +360,7 @@ def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
 
     def starts(**fields):
         task = make_task(dataclasses.replace(AGED, **fields))
-        return np.asarray(jax.jit(jax.vmap(lambda key: task.prepare(params, key)[0]))(keys))
+        return np.asarray(jax.jit(jax.vmap(lambda key: task.aged_start(params, key)[0]))(keys))
 
     seed, whole = make_task(AGED).start, starts(damage=0.0)
     fresh = (whole == seed).all((1, 2, 3))
@@ -386,7 +391,7 @@ def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
     keys = jax.random.split(jax.random.key(0), 20)
     for value in (1e30, 0.5, -1.0):  # not finite, huge, dead
         params = jax.tree.map(lambda leaf, v=value: jax.numpy.full_like(leaf, v), task.params)
-        start = jax.vmap(lambda key, p=params: task.prepare(p, key)[0])(keys)
+        start = jax.vmap(lambda key, p=params: task.aged_start(p, key)[0])(keys)
         assert np.abs(start).max() < 100 and (start[..., -1].max((1, 2)) > 0.1).all()
 
 
@@ -407,7 +412,7 @@ def test_memory_is_planned_before_compiling(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_memory", lambda: 1e6)
     with pytest.raises(ValueError, match="lower the population"):
         train(reference, tmp_path / "run")
-    gradients = dataclasses.replace(PRESETS["backprop"], num_steps=4_000, age=1, population=256)
+    gradients = dataclasses.replace(PRESETS["backprop"], num_steps=4_000, pool=256, population=256)
     with pytest.raises(ValueError, match="num_steps 4000 .*population of 256 .*GB"):
         train(gradients, tmp_path / "run")
     assert not (tmp_path / "run").exists()

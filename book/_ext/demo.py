@@ -27,6 +27,7 @@ COMPARISONS = {
     "Growing, persistent, regenerating": ("lizard", "lizard-persistent", "lizard-regenerating"),
     "Evolution, backpropagation": ("lizard", "lizard-backprop"),
 }
+STAGES = ("lizard-aged",)  # runs that others began with, and nobody needs to see
 ENGINE = ("rollout", "evolve", "crew")  # what a worker runs, too
 # What a page with evolution loads in addition, in this order.
 EVOLUTION = (*ENGINE, "record", "evolve-data")
@@ -38,7 +39,8 @@ SIDE, ACROSS = 128, 6  # pixels of an emoji, and emoji in a row of the sheet
 
 def shipped_records() -> list[dict]:
     """Make the records of all shipped runs that grow a picture, by name; of large ones in half."""
-    shipped = [run for run in map(load_run, list_runs()) if run.config.goal == "target"]
+    named = [name for name in list_runs() if name not in STAGES]
+    shipped = [run for run in map(load_run, named) if run.config.goal == "target"]
     shipped = [run for run in shipped if run.config.cells == "smooth"]
     kinds = ["float16" if run.info["parameters"] > LARGE else "float32" for run in shipped]
     return [describe(run, dtype=kind) for run, kind in zip(shipped, kinds, strict=True)]

@@ -195,7 +195,7 @@ def own_luck(loss):
 
 def look_at(task, layers, mean, key):
     """Second moments of what these layers see; the noise of the others stays as it is."""
-    seen = task.look(mean, task.prepare(mean, key))
+    seen = task.look(mean, task.prepare(mean, key)[0])
     return {name: x if name in layers else x * jnp.nan for name, x in seen.items()}
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
-from nca_lib.backprop import POOL
 from nca_lib.lab.goals import GOALS, SURROGATES, WORLD
 from nca_lib.model import MAX_ELEMENTS, PRECISIONS
+from nca_lib.pool import BATCH
 from nca_lib.rollout import MASKS
 from nca_lib.target import MAX_PADDING, MAX_SIZE
 
@@ -65,7 +65,8 @@ class Config:
     generations: int = _field(125_000, "how many", 1, 1_000_000_000)
     init: str = _field("", "start from the weights of this run: a shipped one, or a folder")
     age: int = _field(0, "most steps a start has lived; at 0 all start from the seed", 0, 1_000_000)
-    damage: float = _field(0.0, "share of the aged starts that are damaged", 0.0, 1.0)
+    pool: int = _field(0, "grown states that are kept to start from", 0, 65_536)
+    damage: float = _field(0.0, "share of the grown starts that are damaged", 0.0, 1.0)
     overflow: float = _field(0.0, "weight of the penalty on values outside [-2, 2]", 0.0, 1e6)
     log_every: int = _field(50, "generations between two rows of history", 1, 1_000_000_000)
     seed: int = _field(0, "of the initial weights, the noise and the fire masks", 0, 2**32 - 1)
@@ -91,6 +92,8 @@ def read_config(values: dict) -> Config:
 
     A NotImplementedError names fields that a later version must have added.
     """
+    if values.get("strategy") == "backprop" and values.get("age"):  # once this meant a pool
+        values = values | {"age": 0, "pool": 256}
     if later := values.keys() - {field.name for field in dataclasses.fields(Config)}:
         names = ", ".join(sorted(later))
         raise NotImplementedError(f"a later version of nca_lib has added {names}: update nca_lib")
@@ -113,6 +116,7 @@ def _check_together(config: Config) -> None:
     evolves, is_picture = config.strategy != "backprop", config.goal == "target"
     stands_in = not evolves and (config.cells != "smooth" or not is_picture)
     side, C = config.size + 2 * config.padding, config.channels
+    batch, kept = BATCH if evolves else config.population, MAX_ELEMENTS // (side**2 * C)
     wide = MAX_ELEMENTS // (8 * C)
     # At the end a whole life is kept and drawn, 6 x enlarged.
     long = MAX_ELEMENTS // (side**2 * max(C, 16)) - 1
@@ -122,7 +126,7 @@ def _check_together(config: Config) -> None:
         ("num_steps", config.num_steps <= long, f"at most {long} for {sizes}"),
         ("window", config.window <= config.num_steps, f"1 to {config.num_steps} (num_steps)"),
         ("population", not evolves or config.population % 2 == 0, "even, for pairs"),
-        ("population", evolves or config.population <= POOL, f"1 to {POOL}, for backprop"),
+        ("pool", not config.pool or batch <= config.pool <= kept, f"0, or {batch} to {kept}"),
         ("size", config.mask != "paired" or config.size % 2 == 0, "even, for paired masks"),
         (
             "size",
@@ -130,8 +134,19 @@ def _check_together(config: Config) -> None:
             f"at most {WORLD} cells with padding, for 'life'",
         ),
         ("emoji", is_picture or not config.emoji, f"'', for the goal {config.goal!r}"),
+        ("pool", is_picture or not config.pool, f"0, for the goal {config.goal!r}"),
         ("age", is_picture or not config.age, f"0, for the goal {config.goal!r}"),
-        ("damage", config.age or not config.damage, "0 where age is 0: damage needs grown starts"),
+        ("age", evolves or not config.age, "0, for backprop, which takes grown starts from a pool"),
+        (
+            "age",
+            not (config.age and config.pool),
+            "0 with a pool: a start is from one or the other",
+        ),
+        (
+            "damage",
+            config.age or config.pool or not config.damage,
+            "0 without age or pool: damage needs grown starts",
+        ),
         # Without a stand-in the gradient of a decision is zero; nothing else has a use for one.
         ("surrogate", config.surrogate or not stands_in, f"one of {SURROGATES}"),
         ("surrogate", stands_in or not config.surrogate, "'' but for backprop of decisions"),

@@ -32,7 +32,7 @@ RULE = {  # what all rules have in common
     "fire_rate": 0.5,
 }
 FIELDS = ("emoji", "channels", "hidden", "step_size", "alive_threshold", "mask", "num_steps")
-FIELDS += ("window", "age", "size", "padding", "premultiply")  # of a Config
+FIELDS += ("window", "age", "pool", "size", "padding", "premultiply")  # of a Config
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:

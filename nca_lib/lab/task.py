@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nca_lib.backprop import POOL, Descent, adam_of_directions, make_descend
+from nca_lib.backprop import Descent, adam_of_directions, make_descend
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, second_moments
 from nca_lib.lab import checkpoint
 from nca_lib.lab.config import SHIPPED, Config
@@ -21,7 +21,8 @@ from nca_lib.lab.goals import GOALS, bit
 from nca_lib.lab.machine import free_memory, memory_needed, plan_chunk
 from nca_lib.loss import mse, window_loss
 from nca_lib.model import NCA, seed_state
-from nca_lib.rollout import damage, fire_schedule, record
+from nca_lib.pool import BATCH, draw_starts
+from nca_lib.rollout import damage, fire_schedule, grow, record
 from nca_lib.target import load_emoji
 
 
@@ -71,16 +72,35 @@ class Task(NamedTuple):
         """Measure a grid with nothing on it: what a dead population scores."""
         return float(self.measure(jnp.zeros_like(self.start)))
 
-    def prepare(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def prepare(
+        self, params: Any, key: jax.Array, pool: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
         """Draw what all members of a generation share: where they start, and which cells fire.
+
+        With a pool they start from one state of a batch of eight, of which the worst begins anew
+        from the seed and others may be damaged; and what the mean of the search distribution,
+        `params`, grows from there takes its place in the pool. Without a pool see `aged_start`.
+
+        Returns the start (H, W, C) float32 with the fire masks, see `fires`, and the pool.
+        Explained in chapter 5, "A lizard that heals".
+        """
+        if pool is None:
+            return self.aged_start(params, key), None
+        key_draw, key_pick, key_fires = jax.random.split(key, 3)
+        target, share = jnp.asarray(self.target), self.config.damage
+        places, starts = draw_starts(key_draw, pool, BATCH, self.start, target, share)
+        pick = jax.random.randint(key_pick, (), 0, BATCH, jnp.int32)
+        start, fires = starts[pick], self.fires(key_fires)
+        grown = grow(self.merge(params), start, fires)
+        return (start, fires), pool.at[places[pick]].set(grown)
+
+    def aged_start(self, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw a start and fire masks, see `prepare`, where no states are kept.
 
         Without `age` they start from the seed. With it, only a third of the generations do. In the
         others the mean of the search distribution has already grown the start, for a number of
-        steps that is log-uniform from 1 to `age`, and it may be damaged. This stands in for the
-        sample pool of Distill: it costs these steps once a generation, and nothing is stored.
-
-        The params are the weights of the mean. Returns the start (H, W, C) float32 and the fire
-        masks, see `fires`. Explained in chapter 5, "A lizard that lasts".
+        steps that is log-uniform from 1 to `age`, and it may be damaged. Explained in chapter 5, "A
+        lizard that lasts".
         """
         if self.config.age == 0:
             return self.start, self.fires(key)
@@ -101,7 +121,7 @@ class Task(NamedTuple):
 
     def live(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> tuple:
         """Grow one member from what is prepared: its loss, as evolution minimises it, and end."""
-        reach = 0 if self.config.age == 0 else None
+        reach = None if self.config.pool or self.config.age else 0
         return self.judge(params, *shared, reach, self.config.overflow)
 
     def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -177,7 +197,7 @@ def initial_weights(config: Config, params: Any) -> Any:
     raise ValueError(f"init must be a shipped run or a run folder, got {config.init!r}")
 
 
-def make_strategy(config: Config, params: Any, **settings: Any) -> Strategy:
+def make_strategy(config: Config, params: Any, pool: Any = None, **settings: Any) -> Strategy:
     """Set up the evolution strategy that a configuration names, for members like `params`.
 
     Its std, std_rate, learning_rate and generations may be others, traced ones: see `make_evolve`.
@@ -186,14 +206,14 @@ def make_strategy(config: Config, params: Any, **settings: Any) -> Strategy:
     config = types.SimpleNamespace(**vars(config) | settings)
     std, rates = config.std, learning_rates(config)
     if config.strategy == "open_es":
-        return open_es(params, config.population, std, rates)
+        return open_es(params, config.population, std, rates, pool)
     if whitens := config.strategy == "whitened":
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         std *= min(1.0, math.sqrt(1064 / count))
-    return pgpe(params, config.population, std, rates, config.std_rate, whitens)
+    return pgpe(params, config.population, std, rates, config.std_rate, whitens, pool)
 
 
-def learning_rates(config: Config) -> Callable[[int], float]:
+def learning_rates(config: Any) -> Callable[[int], float]:
     """Plan the size of the steps: they fall along a cosine, over generations.
 
     Explained in chapter 4, "How large a step".
@@ -226,7 +246,7 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
     if config.strategy == "backprop":
         share = config.population // population_mesh(config.population).size
         step = memory_needed(config, share) - memory_needed(config, 0)
-        pool = 3 * POOL * task.start.nbytes if config.age else 0  # old, new, and one to copy
+        pool = 3 * config.pool * task.start.nbytes  # old, new, and one to copy
         needed, free = config.num_steps * step + pool, free_memory()
         if needed > free:
             raise ValueError(
@@ -235,12 +255,14 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
                 f"{free / 1e9:.2g} GB are free"
             )
         optimizer = adam_of_directions(learning_rates(config))
-        descent = Descent(optimizer, task.start, POOL if config.age else 0)
+        descent = Descent(optimizer, task.start, config.pool)
         trained = make_task(config, config.surrogate) if config.surrogate else task
         return descent, make_descend(descent, trained)
 
+    pool = jnp.stack([task.start] * config.pool) if config.pool else None
+
     def tune(settings):
-        return make_strategy(config, task.params, **settings)
+        return make_strategy(config, task.params, pool, **settings)
 
     strategy, chunk = tune({}), chunk or plan_chunk(config)
     return strategy, make_evolve(strategy, task.fitness, chunk, task.prepare, task.look, tune)

@@ -9,7 +9,8 @@ var NCA = (() => {
 
   const FORMATS = [1, 2]; // versions of the records; nca_lib/show/page.py writes them
   const BASE64 = /^([a-z\d+/]{4})*([a-z\d+/]{2}==|[a-z\d+/]{3}=)?$/i;
-  const LIMITS = { channels: [4, 64], hidden: [1, 512], num_steps: [1, 1e6], age: [0, 1e6] };
+  const LIMITS = { channels: [4, 64], hidden: [1, 512], num_steps: [1, 1e6], age: [0, 1e6],
+    pool: [0, 1e6] };
   const LONGEST = 1e6; // characters of a text; the weights of the largest rule have 702,144
 
   const SMOOTH = [1, 2, 1];
@@ -205,7 +206,8 @@ var NCA = (() => {
   /* Turn a record into a model; an Error says what is wrong. */
   function decode(given) {
     check(FORMATS.includes(given?.format), `this page reads formats ${FORMATS.join(" and ")}`);
-    const record = { ...given }; // what it has itself, not what it inherits
+    // What it has itself, not what it inherits; older files tell of no pool.
+    const record = { pool: 0, ...given };
     check(record.rule === "growing" && record.border === "zero", "another cell rule");
     check(record.channel_order === "hidden, red, green, blue, alpha", "another order of channels");
     for (const [name, [low, high]] of Object.entries(LIMITS)) {

@@ -210,7 +210,7 @@
       this.panes = models.map((model) => this.makePane(model));
       if (models.length === 0) return this.refresh(message);
       this.figures.replaceChildren(...this.panes.map((pane) => pane.figure));
-      this.lasts = models.every(({ age }) => age > 0);
+      this.lasts = models.every(({ age, pool }) => age > 0 || pool > 0);
       this.steps = models[0].num_steps;
       // Offered are the views that all on show have: colour, alpha, mask, hidden channels.
       this.views = VIEWS.slice(0, Math.min(...models.map(({ channels }) => channels - 1)));
@@ -270,8 +270,7 @@
       this.random = NCA.makeRandom(++this.resets); // the same luck for all that stand side by side
       this.count = this.due = this.pace = this.sinceCount = this.held = 0;
       // Old age is rare in training, and there a pattern begins to lose its shape.
-      const { age } = this.panes[0].model;
-      const late = this.options.again ? Math.min(age / 2, 16 * this.steps) : Infinity;
+      const late = this.options.again ? 16 * this.steps : Infinity;
       this.end = this.lasts ? late : this.steps;
       this.since = performance.now();
       this.refresh(message);

@@ -10,8 +10,8 @@
   const SIZES = ["channels", "hidden", "size", "padding", "num_steps"];
   const USUAL = { window: 8, mask: "paired", step_size: 1, alive_threshold: 0.1 }; // if not told
   const COMMON = {
-    format: 2, rule: "growing", border: "zero", fire_rate: 0.5, age: 0, premultiply: true,
-    channel_order: "hidden, red, green, blue, alpha",
+    format: 2, rule: "growing", border: "zero", fire_rate: 0.5, age: 0, pool: 0,
+    premultiply: true, channel_order: "hidden, red, green, blue, alpha",
   };
 
   function check(fine, what) {
