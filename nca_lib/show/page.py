@@ -217,6 +217,40 @@ def show(
     )
 
 
+def show_gates(*figures: dict) -> HTML:
+    """Show living cells of logic gates side by side; a click makes the bits around it random.
+
+    Args:
+        *figures: for each its circuit, start `(C, H, W)` of bools, wrap (as in
+            `nca_lib.lab.gates.step`), colours by the number that a cell's first bits spell, the
+            first one counting least, seconds for a step, life, after how many steps it begins anew
+            (0 for never), alt, what it shows, and title, a caption.
+
+    Returns:
+        HTML, to be the last value of a notebook cell.
+    """
+    places, mounts = "", ""
+    for number, figure in enumerate(figures):
+        bits = np.asarray(figure["start"]).astype(int)
+        start = ["".join(map(str, plane.ravel())) for plane in bits]
+        options = {key: value for key, value in figure.items() if key != "title"}
+        options |= {"start": start, "height": bits.shape[1], "width": bits.shape[2]}
+        options["circuit"] = figure["circuit"]._asdict()
+        places += f"<figure><figcaption>{html.escape(figure['title'])}</figcaption></figure>"
+        mounts += f"GateCells.mount(places[{number}], {to_json(options)});\n"
+    text = (DEMO / "gates.js").read_text(encoding="utf-8")
+    style = (
+        ".nca-gates{display:flex;flex-wrap:wrap;gap:1rem}"
+        ".nca-gates figure{flex:1 1 11rem;margin:0}"
+        ".nca-gates canvas{width:100%;image-rendering:pixelated;border-radius:.4rem;cursor:pointer}"
+    )
+    return HTML(
+        f'<div class="nca-gates">{places}</div><style>{style}</style><script>(() => {{\n{text}'
+        "const places = document.currentScript.parentNode.querySelectorAll('.nca-gates figure');"
+        f"\n{mounts}}})();</script>"
+    )
+
+
 def to_json(value: Any) -> str:
     """JSON in ASCII and without "<", so that no text in it can end a script element."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

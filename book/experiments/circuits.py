@@ -1,0 +1,266 @@
+"""Evolve the circuits of chapter 7, three seeds each, and race them against two surrogates.
+
+    python book/experiments/circuits.py [--only TASK ...]
+
+Each result goes to nca_lib/data/circuits/: TASK-SEED.json with the circuit and how it came about,
+races.csv with the surrogates. Times are seconds of one core, as the processor counts them. A
+surrogate has the time that evolution took with the same seed, compilation included, and is
+measured as a circuit of whole gates. What is there already is left alone, so it can be stopped and
+taken up again.
+"""
+
+import argparse
+import csv
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from nca_lib.lab import gates
+from nca_lib.lab.checkpoint import write_atomic, write_table
+from nca_lib.lab.machine import describe_device, versions
+
+FOLDER = Path(__file__).parents[2] / "nca_lib" / "data" / "circuits"
+SIZE, STEPS = 16, 20  # of the grids that patterns grow on, in cells, and of their growth
+LETTER = """\
+................
+................
+..RRG.......BB..
+..RRGG......BB..
+..RRGGG.....BB..
+..RR.GGG....BB..
+..RR..GGG...BB..
+..RR...GGG..BB..
+..RR....GGG.BB..
+..RR.....GGGBB..
+..RR......GGBB..
+..RR.......GBB..
+..RR........BB..
+..RR........BB..
+................
+................
+""".splitlines()
+COLOURS = ".RBG"  # by the number that a cell's first two bits spell, the second one counting two
+
+
+class Task(NamedTuple):
+    """What a circuit has to do, and what it and its evolution may spend."""
+
+    start: np.ndarray  # bools (inputs, examples), or (C, worlds, H, W) to grow from
+    target: np.ndarray  # bools (outputs, examples), or (visible bits, worlds, H, W)
+    gates: int  # of each circuit, in use or not
+    islands: int
+    window: int = 1  # the last steps of growth, which are judged
+    weight: int = 1  # of a cell that should not be 0
+    limit: float = 100.0  # seconds of one core
+
+
+def life() -> Task:
+    """Give all 512 neighbourhoods, and what becomes of their middle in Conway's Life."""
+    near = np.arange(512) >> np.arange(9)[:, None] & 1 == 1
+    around = near.sum(axis=0) - near[4]
+    return Task(
+        near, ((around == 3) | ((around == 2) & near[4]))[None], gates=100, islands=2, limit=90.0
+    )
+
+
+def checkerboard(seed: int = 0, worlds: int = 4, size: int = SIZE) -> Task:
+    """Give random bits, four a cell, to become squares of two by two cells."""
+    start = np.random.default_rng(seed).random((4, worlds, size, size)) < 0.5
+    row, column = np.indices((size, size)) // 2
+    target = np.broadcast_to((row + column) % 2 == 1, (1, worlds, size, size))
+    return Task(start, target, gates=150, islands=4, window=3, limit=45.0)
+
+
+def letter() -> Task:
+    """Give one cell, all eight bits of it set, to become a letter in three colours."""
+    numbers = np.array([[COLOURS.index(colour) for colour in row] for row in LETTER])
+    start = np.zeros((8, 1, SIZE, SIZE), bool)
+    start[..., SIZE // 2, SIZE // 2] = True
+    target = np.stack([numbers & 1, numbers >> 1])[:, None] == 1
+    return Task(start, target, gates=150, islands=8, weight=2)
+
+
+TASKS = {"life": life, "checkerboard": checkerboard, "letter": letter}
+
+
+def make_errors(task: Task) -> Callable[[gates.Circuit], int]:
+    """Count what a circuit gets wrong: examples, or cells in the last steps of growth."""
+    grows = task.start.ndim == 4
+    pack = gates.pack_grid if grows else gates.pack
+    mask = pack(np.ones(task.start.shape[1:], bool))
+    start, target = [pack(bits) for bits in task.start], [pack(bits) for bits in task.target]
+    lit = pack(task.target.any(axis=0))
+
+    def wrong(bits: list[int]) -> int:
+        different = 0
+        for have, want in zip(bits, target, strict=False):  # hidden bits are free
+            different |= (have ^ want) & mask
+        return different.bit_count() + (task.weight - 1) * (different & lit).bit_count()
+
+    def errors(circuit: gates.Circuit) -> int:
+        if not grows:
+            return wrong(gates.evaluate(circuit, start))
+        states = gates.grow(circuit, start, mask, task.start.shape[-1])
+        states = [next(states) for _ in range(STEPS)]
+        return sum(wrong(bits) for bits in states[-task.window :])
+
+    return errors
+
+
+def train(name: str, seed: int) -> dict:
+    """Evolve until the limit, or for as long again as it took to get everything right."""
+    task, rng = TASKS[name](), random.Random(seed)
+    inputs, outputs = len(task.start), len(task.target)
+    if task.start.ndim == 4:
+        inputs, outputs = 9 * len(task.start), len(task.start)
+    parents = [gates.random_circuit(rng, inputs, task.gates, outputs) for _ in range(task.islands)]
+    begin, history, solved = time.process_time(), [], None
+    for evaluations, (wrong, _), circuit in gates.evolve(make_errors(task), parents, seed):
+        seconds, count = time.process_time() - begin, len(gates.active(circuit)[1])
+        if not history or history[-1][2:] != [wrong, count]:
+            history.append([evaluations, round(seconds, 2), wrong, count])
+        if wrong == 0 and solved is None:
+            solved = {"evaluations": evaluations, "seconds": round(seconds, 2), "gates": count}
+        if seconds > min(task.limit, 2 * solved["seconds"] + 5 if solved else np.inf):
+            break
+    about = {"device": describe_device(), "versions": versions()}
+    config = task._asdict() | {"start": task.start.shape, "target": task.target.shape}
+    told = {"task": name, "seed": seed, "config": config, "evaluations": evaluations}
+    told |= {"seconds": round(seconds, 2), "wrong": wrong, "solved": solved, "history": history}
+    return told | about | {"circuit": gates.prune(circuit)._asdict()}
+
+
+# The answers of each gate to 00, 01, 10 and 11.
+TABLES = np.arange(16)[:, None] >> np.arange(4) & 1
+PASS = 12  # the gate that passes its first bit on, which all gates of a surrogate begin near
+WIDEST = 256  # gates of a surrogate's first layer; each layer has half as many as the one before
+RATES = (0.02, 0.06, 0.2)  # of Adam
+SURROGATES = ("straight", "soft")
+
+
+def draw_layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[np.ndarray]:
+    """Draw fixed wires (2, gates) for each layer; as far as there are enough, all are read."""
+    layers, width = [], WIDEST
+    while width >= outputs:
+        ends = [rng.permutation(inputs) for _ in range(-(-2 * width // inputs))]
+        layers.append(np.concatenate(ends)[: 2 * width].reshape(2, width))
+        inputs, width = width, width // 2
+    return layers
+
+
+def soft_outputs(logits: list, layers: list, values: jax.Array, surrogate: str) -> jax.Array:
+    """Compute layers of gates that are mixtures of all 16, weighted by a softmax of the logits.
+
+    The mixture is taken of their answers, and between 0 and 1 an answer is interpolated, as in
+    "Deep Differentiable Logic Gate Networks" (Petersen and others 2022). For "straight" the way
+    forward has the likeliest gates, whole ones.
+    """
+    for logit, (a, b) in zip(logits, layers, strict=True):
+        answers = jax.nn.softmax(logit) @ TABLES.astype(np.float32)
+        if surrogate == "straight":
+            hard = TABLES.astype(np.float32)[logit.argmax(axis=-1)]
+            answers += jax.lax.stop_gradient(hard - answers)
+        t00, t01, t10, t11 = answers.T.reshape(4, -1, *[1] * (values.ndim - 1))
+        a, b = values[a], values[b]
+        values = t00 * (1 - a) * (1 - b) + t01 * (1 - a) * b + t10 * a * (1 - b) + t11 * a * b
+    return values
+
+
+def harden(logits: list, layers: list, inputs: int) -> gates.Circuit:
+    """Take the likeliest gate of each mixture."""
+    chosen, before, first = [], 0, inputs
+    for logit, ends in zip(logits, layers, strict=True):
+        wires = np.asarray(ends) + before
+        functions = np.asarray(logit).argmax(axis=-1)
+        chosen += zip(functions.tolist(), *wires.tolist(), strict=True)
+        before, first = first, first + len(functions)
+    return gates.Circuit(inputs, tuple(chosen), tuple(range(before, first)))
+
+
+def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> Iterator[tuple]:
+    """Train for `limit` seconds; yields (seconds, steps, errors in whole gates) on the way."""
+    begin, task, rng = time.process_time(), TASKS[name](), np.random.default_rng(seed)
+    errors, grows = make_errors(task), task.start.ndim == 4
+    inputs = (9 if grows else 1) * len(task.start)
+    layers = draw_layers(rng, inputs, len(task.start if grows else task.target))
+    logits = [rng.normal(size=(ends.shape[1], 16)).astype(np.float32) for ends in layers]
+    logits = [jnp.asarray(logit).at[:, PASS].add(5.0) for logit in logits]
+    start, target = jnp.asarray(task.start, jnp.float32), jnp.asarray(task.target, jnp.float32)
+    heavy = 1 + (task.weight - 1) * target.max(axis=0)
+    adam = optax.adam(rate)
+
+    def loss(logits: list) -> jax.Array:
+        def step(state, _):
+            if grows:
+                padded = jnp.pad(state, ((0, 0), (0, 0), (1, 1), (1, 1)))
+                near = [padded[..., y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)]
+                state = jnp.stack(near, axis=1).reshape(inputs, *state.shape[1:])
+            new = soft_outputs(logits, layers, state, surrogate)
+            return new, (heavy * jnp.square(new[: len(target)] - target)).mean()
+
+        return jax.lax.scan(step, start, length=STEPS if grows else 1)[1][-task.window :].mean()
+
+    @jax.jit
+    def update(logits: list, state: optax.OptState) -> tuple:
+        change, state = adam.update(jax.grad(loss)(logits), state)
+        return optax.apply_updates(logits, change), state
+
+    state, steps, shown = adam.init(logits), 0, 0.0
+    while (seconds := time.process_time() - begin) < limit:
+        logits, state = jax.block_until_ready(update(logits, state))
+        steps += 1
+        if seconds > shown:
+            shown = seconds + limit / 40
+            yield seconds, steps, errors(harden(logits, layers, inputs))
+
+
+def read_races() -> list[list[str]]:
+    """Read the rows of the races that are there, without the header."""
+    path = FOLDER / "races.csv"
+    return list(csv.reader(path.read_text("utf-8").splitlines()))[1:] if path.exists() else []
+
+
+def race(name: str, surrogate: str) -> None:
+    """Try each step size with seed 0, and the best with two more seeds; write after each run."""
+    best = {}
+    for rate, seed in [*((rate, 0) for rate in RATES), (None, 1), (None, 2)]:
+        rate = rate or min(best, key=best.get)
+        label, rows = [name, surrogate, f"{rate:g}", str(seed)], read_races()
+        if not any(row[:4] == label for row in rows):
+            evolved = json.loads((FOLDER / f"{name}-{seed}.json").read_text("utf-8"))
+            limit = evolved["solved"]["seconds"] if evolved["solved"] else evolved["seconds"]
+            for seconds, steps, wrong in descend(name, surrogate, rate, seed, limit):
+                rows.append([*label, f"{seconds:.1f}", str(steps), str(wrong)])
+            write_table(FOLDER / "races.csv", [HEADER, *rows])
+        if seed == 0:
+            best[rate] = min(int(row[-1]) for row in rows if row[:4] == label)
+
+
+HEADER = ["task", "surrogate", "rate", "seed", "seconds", "steps", "wrong"]
+
+
+def main() -> None:
+    """Run what is missing and write after each run."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
+    FOLDER.mkdir(exist_ok=True)
+    given = parser.parse_args()
+    for name, seed in tqdm([(name, seed) for seed in range(3) for name in given.only]):
+        path = FOLDER / f"{name}-{seed}.json"
+        if not path.exists():
+            write_atomic(path, (json.dumps(train(name, seed)) + "\n").encode())
+    for name, surrogate in tqdm([(n, s) for n in given.only for s in SURROGATES]):
+        race(name, surrogate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Cells made of logic gates, and an evolution that chooses the gates and the wires (chapter 7).
+
+Each cell holds C bits. A circuit of two-input gates, the same in every cell, reads the 9 C bits of
+the 3x3 neighbourhood and gives the cell's next C bits. Nothing is relaxed: a mutation exchanges one
+gate or one wire, and a child that is no worse replaces its parent. That is Cartesian genetic
+programming (Miller and Thomson 2000); the tasks are those of Miotti, Niklasson, Randazzo and
+Mordvintsev (2025), who train such circuits by gradients through a soft stand-in for each gate.
+
+A gate works on whole grids at once: bits are packed into Python integers, of any length, or lie in
+arrays of bools. Mutations spend no evaluation on gates that nothing reads.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+# The 16 functions of two bits. Bit 2 a + b of a function's number is its answer to a and b.
+GATES = (
+    lambda a, b: a & ~a,
+    lambda a, b: ~(a | b),
+    lambda a, b: b & ~a,
+    lambda a, b: ~a,
+    lambda a, b: a & ~b,
+    lambda a, b: ~b,
+    lambda a, b: a ^ b,
+    lambda a, b: ~(a & b),
+    lambda a, b: a & b,
+    lambda a, b: ~(a ^ b),
+    lambda a, b: b,
+    lambda a, b: ~a | b,
+    lambda a, b: a,
+    lambda a, b: a | ~b,
+    lambda a, b: a | b,
+    lambda a, b: a | ~a,
+)
+CHILDREN = 4  # of each parent in a generation
+# Rows and columns from a cell to its neighbours, in the order of the inputs of each bit.
+NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+
+
+class Circuit(NamedTuple):
+    """A circuit without loops.
+
+    Wires are numbered: first the inputs, then the gates in their order. Input 9 c + k is bit c of
+    the k-th of `NEIGHBOURS`. A gate is (function, wire a, wire b) and reads wires of lower numbers
+    only; the outputs are wires.
+    """
+
+    inputs: int
+    gates: tuple[tuple[int, int, int], ...]
+    outputs: tuple[int, ...]
+
+
+def random_circuit(rng: random.Random, inputs: int, gates: int, outputs: int) -> Circuit:
+    """Draw every function and every wire at random; the counts are of inputs, gates, outputs."""
+    wires = [inputs + number for number in range(gates)]
+    drawn = [(rng.randrange(16), rng.randrange(end), rng.randrange(end)) for end in wires]
+    return Circuit(inputs, tuple(drawn), tuple(rng.choices(range(inputs + gates), k=outputs)))
+
+
+def active(circuit: Circuit) -> tuple[list[int], list[int]]:
+    """List the wires that some output depends on: inputs, and gates in their order."""
+    used = set(circuit.outputs)
+    for wire in range(circuit.inputs + len(circuit.gates) - 1, circuit.inputs - 1, -1):
+        if wire in used:
+            used.update(circuit.gates[wire - circuit.inputs][1:])
+    used = sorted(used)
+    first = sum(wire < circuit.inputs for wire in used)
+    return used[:first], used[first:]
+
+
+def prune(circuit: Circuit) -> Circuit:
+    """Leave out the gates that no output depends on. The function stays the same."""
+    _, wires = active(circuit)
+    new = dict(enumerate(range(circuit.inputs)))
+    new |= {wire: circuit.inputs + number for number, wire in enumerate(wires)}
+    gates = (circuit.gates[wire - circuit.inputs] for wire in wires)
+    gates = tuple((function, new[a], new[b]) for function, a, b in gates)
+    return Circuit(circuit.inputs, gates, tuple(new[wire] for wire in circuit.outputs))
+
+
+def evaluate(circuit: Circuit, values: list, wires: list[int] | None = None) -> list:
+    """Compute the outputs from the inputs, integers of packed bits or arrays of bools.
+
+    Only the gates in `wires` are computed, by default all that are active. Where integers are
+    negative, the bits beyond the ones meant are set; mask them.
+    """
+    inputs, gates, outputs = circuit
+    values = values + [0] * len(gates)
+    for wire in active(circuit)[1] if wires is None else wires:
+        function, a, b = gates[wire - inputs]
+        values[wire] = GATES[function](values[a], values[b])
+    return [values[wire] for wire in outputs]
+
+
+def mutate(circuit: Circuit, wires: set[int], rng: random.Random) -> Circuit:
+    """Exchange functions and wires, each at random, until one has changed that is in use.
+
+    `wires` has the active gates. What changes on the way in gates that are not in use is the
+    neutral drift (the "single" mutation of Goldman and Punch 2013).
+    """
+    inputs, gates, outputs = circuit[0], list(circuit.gates), list(circuit.outputs)
+    while True:
+        number, part = divmod(rng.randrange(3 * len(gates) + len(outputs)), 3)
+        if number < len(gates):
+            gate = list(gates[number])
+            gate[part] = rng.randrange(inputs + number if part else 16)
+            changed = tuple(gate) != gates[number] and inputs + number in wires
+            gates[number] = tuple(gate)
+        else:
+            number = 3 * (number - len(gates)) + part
+            wire = rng.randrange(inputs + len(gates))
+            changed, outputs[number] = wire != outputs[number], wire
+        if changed:
+            return Circuit(inputs, tuple(gates), tuple(outputs))
+
+
+def pack(bits: Bool[np.ndarray, "..."]) -> int:
+    """Put bits into one integer, the first one lowest."""
+    return int.from_bytes(np.packbits(bits.ravel(), bitorder="little").tobytes(), "little")
+
+
+def pack_grid(bits: Bool[np.ndarray, "*worlds H W"]) -> int:
+    """Put grids into one integer, with a row and a column of zeros after each.
+
+    So whatever is shifted in from beyond a border is zero.
+    """
+    return pack(np.pad(bits, [(0, 0)] * (bits.ndim - 2) + [(0, 1), (0, 1)]))
+
+
+def grow(circuit: Circuit, state: list[int], mask: int, width: int) -> Iterator[list[int]]:
+    """Yield the bits of all cells, one packed integer for each, after one step, two, and so on.
+
+    `state` are the bits to begin with and `mask` where cells are, all from `pack_grid`; `width` is
+    of the grid, in cells. Beyond the border all bits are zero.
+    """
+    seen, wires = active(circuit)
+    shifts = [dy * (width + 1) + dx for dy, dx in NEIGHBOURS]
+    while True:
+        values = [0] * circuit.inputs
+        for wire in seen:
+            bits, shift = state[wire // 9], shifts[wire % 9]
+            values[wire] = bits >> shift if shift > 0 else bits << -shift
+        state = [bits & mask for bits in evaluate(circuit, values, wires)]
+        yield state
+
+
+def step(
+    circuit: Circuit, state: Bool[np.ndarray, "C H W"], wrap: bool
+) -> Bool[np.ndarray, "C H W"]:
+    """Advance a grid by one step, plainly: the borders are joined (`wrap`), else zeros beyond."""
+    height, width = state.shape[1:]
+    padded = np.pad(state, ((0, 0), (1, 1), (1, 1)), mode="wrap" if wrap else "constant")
+    near = [
+        plane[1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        for plane in padded
+        for y, x in NEIGHBOURS
+    ]
+    return np.stack(evaluate(circuit, near))
+
+
+Score = tuple[int, int]  # wrong bits, and where none is, active gates
+
+
+def evolve(
+    errors: Callable[[Circuit], int], parents: list[Circuit], seed: int, generations: int = 1000
+) -> Iterator[tuple[int, Score, Circuit]]:
+    """Evolve circuits that make fewer errors; those that make none, with fewer gates. Never ends.
+
+    Each parent is an island, a (1 + 4) evolution strategy. A round takes so many generations for
+    each island; those that remain when the worse half has been dropped share the time of all. After
+    each round (evaluations so far, score, circuit) of the best one is given.
+    """
+    rng = random.Random(seed)
+
+    def scored(circuit: Circuit) -> tuple[Score, Circuit, set[int]]:
+        wires, wrong = set(active(circuit)[1]), errors(circuit)
+        return (wrong, 0 if wrong else len(wires)), circuit, wires
+
+    islands, evaluations = [scored(parent) for parent in parents], len(parents)
+    while True:
+        for number, parent in enumerate(islands):
+            for _ in range(generations * len(parents) // len(islands)):
+                children = [scored(mutate(*parent[1:], rng)) for _ in range(CHILDREN)]
+                child = min(children, key=lambda one: one[0])
+                parent = child if child[0] <= parent[0] else parent
+                evaluations += CHILDREN
+            islands[number] = parent
+        islands.sort(key=lambda island: island[0])
+        islands = islands[: (len(islands) + 1) // 2]
+        yield evaluations, *islands[0][:2]

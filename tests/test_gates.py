@@ -1,0 +1,125 @@
+"""Circuits of logic gates: evaluated, pruned, evolved, shipped, and the same in JavaScript."""
+
+import itertools
+import json
+import random
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load_script
+from py_mini_racer import MiniRacer
+
+from nca_lib.lab import gates
+from nca_lib.lab.goals import life_step
+from nca_lib.show.page import DEMO
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script that evolves what ships."""
+    return load_script("book/experiments/circuits.py")
+
+
+def shipped(script, name):
+    """The results of three seeds, and their circuits."""
+    results = [json.loads((script.FOLDER / f"{name}-{seed}.json").read_text()) for seed in range(3)]
+    return [(result, gates.Circuit(**result["circuit"])) for result in results]
+
+
+def some_circuit(seed=0, bits=3):
+    return gates.random_circuit(random.Random(seed), 9 * bits, 40, bits)
+
+
+def test_a_function_s_number_is_its_truth_table():
+    for number, function in enumerate(gates.GATES):
+        for a, b in itertools.product((0, 1), repeat=2):
+            assert function(a, b) & 1 == number >> (2 * a + b) & 1
+            assert function(np.array(a == 1), np.array(b == 1)) == number >> (2 * a + b) & 1
+
+
+def test_pruning_keeps_the_function():
+    rng, values = random.Random(1), np.random.default_rng(1).random((27, 50)) < 0.5
+    for seed in range(20):
+        circuit = some_circuit(seed)
+        pruned = gates.prune(circuit)
+        assert len(pruned.gates) == len(gates.active(circuit)[1]) == len(gates.active(pruned)[1])
+        expected = np.array(gates.evaluate(circuit, list(values)))
+        np.testing.assert_array_equal(gates.evaluate(pruned, list(values)), expected)
+        child = gates.mutate(circuit, set(gates.active(circuit)[1]), rng)
+        assert gates.prune(child) != pruned  # something in use has changed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_worlds_grow_as_plain_ones_do(seed):
+    """Integers of packed bits against arrays of bools."""
+    circuit, state = some_circuit(seed), np.random.default_rng(seed).random((3, 2, 6, 9)) < 0.5
+    packed = [gates.pack_grid(bits) for bits in state]
+    grown = gates.grow(circuit, packed, gates.pack_grid(np.ones((2, 6, 9), bool)), 9)
+    for bits in itertools.islice(grown, 4):
+        state = np.stack([gates.step(circuit, state[:, w], wrap=False) for w in range(2)], axis=1)
+        assert bits == [gates.pack_grid(plane) for plane in state]
+
+
+def test_evolution_improves_and_is_the_same_again():
+    """Three bits of which an odd number is set: wrong for half of all at first."""
+    bits = np.arange(8) >> np.arange(3)[:, None] & 1 == 1
+    values, want = [gates.pack(row) for row in bits], gates.pack(bits.sum(axis=0) % 2 == 1)
+
+    def errors(circuit):
+        return ((gates.evaluate(circuit, values)[0] ^ want) & 255).bit_count()
+
+    def run():
+        parents = [gates.random_circuit(random.Random(seed), 3, 12, 1) for seed in range(3)]
+        return list(itertools.islice(gates.evolve(errors, parents, seed=0, generations=100), 8))
+
+    found = run()
+    assert found == run()
+    assert [row[0] for row in found] == [3 + 1200 * (i + 1) for i in range(8)]
+    assert [row[1] for row in found] == sorted((row[1] for row in found), reverse=True)
+    assert found[-1][1] == (0, 2)  # two gates, as few as can be
+
+
+def test_a_shipped_circuit_plays_life(script):
+    grid = np.random.default_rng(0).random((40, 30)) < 0.4
+    solved = [circuit for result, circuit in shipped(script, "life") if result["wrong"] == 0]
+    assert solved
+    for circuit in solved:
+        expected = np.asarray(life_step(jnp.asarray(grid, jnp.float32))) > 0.5
+        np.testing.assert_array_equal(gates.step(circuit, grid[None], wrap=True)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["life", "checkerboard", "letter"])
+def test_shipped_circuits_do_what_their_files_say(script, name):
+    for result, circuit in shipped(script, name):
+        assert script.make_errors(script.TASKS[name]())(circuit) == result["wrong"]
+        assert len(circuit.gates) == result["history"][-1][3]
+        assert (result["solved"] is not None) == (result["wrong"] == 0)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_javascript_takes_the_same_step(script, wrap):
+    v8 = MiniRacer()
+    v8.eval((DEMO / "gates.js").read_text(encoding="utf-8"))
+    circuits = [some_circuit(), shipped(script, "letter")[0][1]]
+    for circuit in circuits:
+        bits = len(circuit.outputs)
+        state = np.random.default_rng(2).random((bits, 7, 5)) < 0.5
+        planes = json.dumps(state.reshape(bits, -1).astype(int).tolist())
+        call = f"GateCells.step({json.dumps(circuit._asdict())}, {planes}.map((p) => "
+        call += f"Uint8Array.from(p)), 7, 5, {json.dumps(wrap)}).map((p) => Array.from(p))"
+        found = np.array(json.loads(v8.eval(f"JSON.stringify({call})")))
+        expected = gates.step(circuit, state, wrap)
+        np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    v8.close()
+
+
+def test_a_hardened_surrogate_computes_what_the_straight_one_does(script):
+    """In whole gates, and on bits, the two are one circuit."""
+    rng = np.random.default_rng(3)
+    layers = script.draw_layers(rng, 9, 2)
+    logits = [jnp.asarray(rng.normal(size=(ends.shape[1], 16)), jnp.float32) for ends in layers]
+    values = rng.random((9, 30)) < 0.5
+    found = script.soft_outputs(logits, layers, jnp.asarray(values, jnp.float32), "straight")
+    expected = gates.evaluate(script.harden(logits, layers, 9), list(values))
+    np.testing.assert_allclose(found, np.array(expected, np.float32), atol=1e-5)
