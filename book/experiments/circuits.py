@@ -60,7 +60,7 @@ class Task(NamedTuple):
     islands: int
     window: int = 1  # the last steps of growth, which are judged
     weight: int = 1  # of a cell that should not be 0
-    limit: float = 100.0  # seconds of one core
+    limit: float = 60.0  # seconds of one core
 
 
 def life() -> Task:
@@ -77,7 +77,7 @@ def checkerboard(seed: int = 0, worlds: int = 4, size: int = SIZE) -> Task:
     start = np.random.default_rng(seed).random((4, worlds, size, size)) < 0.5
     row, column = np.indices((size, size)) // 2
     target = np.broadcast_to((row + column) % 2 == 1, (1, worlds, size, size))
-    return Task(start, target, gates=150, islands=4, window=3, limit=45.0)
+    return Task(start, target, gates=150, islands=4, window=3, limit=30.0)
 
 
 def letter() -> Task:
@@ -89,7 +89,7 @@ def letter() -> Task:
     return Task(start, target, gates=150, islands=8, weight=2)
 
 
-TASKS = {"life": life, "checkerboard": checkerboard, "letter": letter}
+TASKS = {"checkerboard": checkerboard, "letter": letter, "life": life}
 
 
 def make_errors(task: Task) -> Callable[[gates.Circuit], int]:
@@ -167,7 +167,7 @@ def soft_outputs(logits: list, layers: list, values: jax.Array, surrogate: str) 
     for logit, (a, b) in zip(logits, layers, strict=True):
         answers = jax.nn.softmax(logit) @ TABLES.astype(np.float32)
         if surrogate == "straight":
-            hard = TABLES.astype(np.float32)[logit.argmax(axis=-1)]
+            hard = jnp.asarray(TABLES, jnp.float32)[logit.argmax(axis=-1)]
             answers += jax.lax.stop_gradient(hard - answers)
         t00, t01, t10, t11 = answers.T.reshape(4, -1, *[1] * (values.ndim - 1))
         a, b = values[a], values[b]
@@ -198,16 +198,24 @@ def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> 
     heavy = 1 + (task.weight - 1) * target.max(axis=0)
     adam = optax.adam(rate)
 
-    def loss(logits: list) -> jax.Array:
-        def step(state, _):
-            if grows:
-                padded = jnp.pad(state, ((0, 0), (0, 0), (1, 1), (1, 1)))
-                near = [padded[..., y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)]
-                state = jnp.stack(near, axis=1).reshape(inputs, *state.shape[1:])
-            new = soft_outputs(logits, layers, state, surrogate)
-            return new, (heavy * jnp.square(new[: len(target)] - target)).mean()
+    def judged(values: jax.Array) -> jax.Array:
+        return (heavy * jnp.square(values[: len(target)] - target)).mean()
 
-        return jax.lax.scan(step, start, length=STEPS if grows else 1)[1][-task.window :].mean()
+    def step(state: jax.Array, logits: list) -> jax.Array:
+        padded = jnp.pad(state, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        near = [padded[..., y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)]
+        near = jnp.stack(near, axis=1).reshape(inputs, *state.shape[1:])
+        return soft_outputs(logits, layers, near, surrogate)
+
+    def loss(logits: list) -> jax.Array:
+        if not grows:
+            return judged(soft_outputs(logits, layers, start, surrogate))
+
+        def scanned(state, _):
+            new = step(state, logits)
+            return new, judged(new)
+
+        return jax.lax.scan(scanned, start, length=STEPS)[1][-task.window :].mean()
 
     @jax.jit
     def update(logits: list, state: optax.OptState) -> tuple:
