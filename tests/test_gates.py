@@ -66,8 +66,8 @@ def test_evolution_improves_and_is_the_same_again():
     bits = np.arange(8) >> np.arange(3)[:, None] & 1 == 1
     values, want = [gates.pack(row) for row in bits], gates.pack(bits.sum(axis=0) % 2 == 1)
 
-    def errors(circuit):
-        return ((gates.evaluate(circuit, values)[0] ^ want) & 255).bit_count()
+    def errors(circuit, used):
+        return ((gates.evaluate(circuit, values, used)[0] ^ want) & 255).bit_count()
 
     def run():
         parents = [gates.random_circuit(random.Random(seed), 3, 12, 1) for seed in range(3)]

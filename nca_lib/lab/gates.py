@@ -12,6 +12,7 @@ arrays of bools. Mutations spend no evaluation on gates that nothing reads.
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import compress, count
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,9 @@ class Circuit(NamedTuple):
     outputs: tuple[int, ...]
 
 
+Used = tuple[list[int], list[int]]  # inputs that some output depends on, and gates
+
+
 def random_circuit(rng: random.Random, inputs: int, gates: int, outputs: int) -> Circuit:
     """Draw every function and every wire at random; the counts are of inputs, gates, outputs."""
     wires = [inputs + number for number in range(gates)]
@@ -61,15 +65,17 @@ def random_circuit(rng: random.Random, inputs: int, gates: int, outputs: int) ->
     return Circuit(inputs, tuple(drawn), tuple(rng.choices(range(inputs + gates), k=outputs)))
 
 
-def active(circuit: Circuit) -> tuple[list[int], list[int]]:
+def active(circuit: Circuit) -> Used:
     """List the wires that some output depends on: inputs, and gates in their order."""
-    used = set(circuit.outputs)
-    for wire in range(circuit.inputs + len(circuit.gates) - 1, circuit.inputs - 1, -1):
-        if wire in used:
-            used.update(circuit.gates[wire - circuit.inputs][1:])
-    used = sorted(used)
-    first = sum(wire < circuit.inputs for wire in used)
-    return used[:first], used[first:]
+    inputs, gates, outputs = circuit
+    used = bytearray(inputs + len(gates))
+    for wire in outputs:
+        used[wire] = 1
+    for number in range(len(gates) - 1, -1, -1):
+        if used[inputs + number]:
+            _, a, b = gates[number]
+            used[a] = used[b] = 1
+    return list(compress(range(inputs), used)), list(compress(count(inputs), used[inputs:]))
 
 
 def prune(circuit: Circuit) -> Circuit:
@@ -82,15 +88,15 @@ def prune(circuit: Circuit) -> Circuit:
     return Circuit(circuit.inputs, gates, tuple(new[wire] for wire in circuit.outputs))
 
 
-def evaluate(circuit: Circuit, values: list, wires: list[int] | None = None) -> list:
+def evaluate(circuit: Circuit, values: list, used: Used | None = None) -> list:
     """Compute the outputs from the inputs, integers of packed bits or arrays of bools.
 
-    Only the gates in `wires` are computed, by default all that are active. Where integers are
-    negative, the bits beyond the ones meant are set; mask them.
+    Only the gates that are `used` are computed; who has asked `active` already can pass its answer.
+    Where integers are negative, the bits beyond the ones meant are set; mask them.
     """
     inputs, gates, outputs = circuit
     values = values + [0] * len(gates)
-    for wire in active(circuit)[1] if wires is None else wires:
+    for wire in (used or active(circuit))[1]:
         function, a, b = gates[wire - inputs]
         values[wire] = GATES[function](values[a], values[b])
     return [values[wire] for wire in outputs]
@@ -131,20 +137,22 @@ def pack_grid(bits: Bool[np.ndarray, "*worlds H W"]) -> int:
     return pack(np.pad(bits, [(0, 0)] * (bits.ndim - 2) + [(0, 1), (0, 1)]))
 
 
-def grow(circuit: Circuit, state: list[int], mask: int, width: int) -> Iterator[list[int]]:
+def grow(
+    circuit: Circuit, state: list[int], mask: int, width: int, used: Used | None = None
+) -> Iterator[list[int]]:
     """Yield the bits of all cells, one packed integer for each, after one step, two, and so on.
 
     `state` are the bits to begin with and `mask` where cells are, all from `pack_grid`; `width` is
-    of the grid, in cells. Beyond the border all bits are zero.
+    of the grid, in cells; `used` is as in `evaluate`. Beyond the border all bits are zero.
     """
-    seen, wires = active(circuit)
+    used = used or active(circuit)
     shifts = [dy * (width + 1) + dx for dy, dx in NEIGHBOURS]
+    seen = [(wire, wire // 9, shifts[wire % 9]) for wire in used[0]]
+    values = [0] * circuit.inputs
     while True:
-        values = [0] * circuit.inputs
-        for wire in seen:
-            bits, shift = state[wire // 9], shifts[wire % 9]
-            values[wire] = bits >> shift if shift > 0 else bits << -shift
-        state = [bits & mask for bits in evaluate(circuit, values, wires)]
+        for wire, bit, shift in seen:
+            values[wire] = state[bit] >> shift if shift > 0 else state[bit] << -shift
+        state = [bits & mask for bits in evaluate(circuit, values, used)]
         yield state
 
 
@@ -166,7 +174,10 @@ Score = tuple[int, int]  # wrong bits, and where none is, active gates
 
 
 def evolve(
-    errors: Callable[[Circuit], int], parents: list[Circuit], seed: int, generations: int = 1000
+    errors: Callable[[Circuit, Used], int],
+    parents: list[Circuit],
+    seed: int,
+    generations: int = 1000,
 ) -> Iterator[tuple[int, Score, Circuit]]:
     """Evolve circuits that make fewer errors; those that make none, with fewer gates. Never ends.
 
@@ -177,8 +188,9 @@ def evolve(
     rng = random.Random(seed)
 
     def scored(circuit: Circuit) -> tuple[Score, Circuit, set[int]]:
-        wires, wrong = set(active(circuit)[1]), errors(circuit)
-        return (wrong, 0 if wrong else len(wires)), circuit, wires
+        used = active(circuit)
+        wrong = errors(circuit, used)
+        return (wrong, 0 if wrong else len(used[1])), circuit, set(used[1])
 
     islands, evaluations = [scored(parent) for parent in parents], len(parents)
     while True:
