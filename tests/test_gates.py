@@ -7,12 +7,12 @@ import random
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import load_script
+from conftest import hear, load_script
 from py_mini_racer import MiniRacer
 
 from nca_lib.lab import gates
 from nca_lib.lab.goals import life_step
-from nca_lib.show.page import DEMO
+from nca_lib.show.page import DEMO, show_gates
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,24 @@ def test_javascript_takes_the_same_step(script, wrap):
         expected = gates.step(circuit, state, wrap)
         np.testing.assert_array_equal(found.reshape(expected.shape), expected)
     v8.close()
+
+
+def test_a_figure_shows_its_bits_and_a_click_changes_them(chromium):
+    tab = chromium.new_page()
+    troubles, start = hear(tab), np.random.default_rng(4).random((1, 16, 16)) < 0.5
+    still = {"circuit": some_circuit(bits=1), "start": start, "wrap": True, "seconds": 1e6}
+    still |= {"life": 0, "colours": ["#000000", "#ffffff"], "alt": "noise", "title": "Noise"}
+    tab.set_content(show_gates(still).data)
+
+    def bits():
+        image = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 16, 16).data]"
+        return np.array(tab.locator("canvas").evaluate(image)).reshape(16, 16, 4)[..., 0] == 255
+
+    np.testing.assert_array_equal(bits(), start[0])
+    for _ in range(5):  # by chance a click may leave bits as they were, if hardly five
+        tab.locator("canvas").click(position={"x": 20, "y": 20})
+    assert (bits() != start[0]).any() and troubles == []
+    tab.close()
 
 
 def test_a_hardened_surrogate_computes_what_the_straight_one_does(script):

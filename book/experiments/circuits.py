@@ -4,9 +4,9 @@
 
 Each result goes to nca_lib/data/circuits/: TASK-SEED.json with the circuit and how it came about,
 races.csv with the surrogates. Times are seconds of one core, as the processor counts them. A
-surrogate has the time that evolution took with the same seed, compilation included, and is
-measured as a circuit of whole gates. What is there already is left alone, so it can be stopped and
-taken up again.
+surrogate has the time that evolution took with the same seed, but at least a minute, compilation
+included, and is measured as a circuit of whole gates. What is there already is left alone, so it
+can be stopped and taken up again.
 """
 
 import argparse
@@ -145,6 +145,7 @@ PASS = 12  # the gate that passes its first bit on, which all gates of a surroga
 WIDEST = 256  # gates of a surrogate's first layer; each layer has half as many as the one before
 RATES = (0.02, 0.06, 0.2)  # of Adam
 SURROGATES = ("straight", "soft")
+LEAST = 60.0  # seconds of one core that a surrogate has, however quick evolution was
 
 
 def draw_layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[np.ndarray]:
@@ -245,7 +246,7 @@ def race(name: str, surrogate: str) -> None:
         label, rows = [name, surrogate, f"{rate:g}", str(seed)], read_races()
         if not any(row[:4] == label for row in rows):
             evolved = json.loads((FOLDER / f"{name}-{seed}.json").read_text("utf-8"))
-            limit = evolved["solved"]["seconds"] if evolved["solved"] else evolved["seconds"]
+            limit = max((evolved["solved"] or evolved)["seconds"], LEAST)
             for seconds, steps, wrong in descend(name, surrogate, rate, seed, limit):
                 rows.append([*label, f"{seconds:.1f}", str(steps), str(wrong)])
             write_table(FOLDER / "races.csv", [HEADER, *rows])
