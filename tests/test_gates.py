@@ -22,8 +22,9 @@ def script():
 
 
 def shipped(script, name):
-    """The results of three seeds, and their circuits."""
-    results = [json.loads((script.FOLDER / f"{name}-{seed}.json").read_text()) for seed in range(3)]
+    """The result of each seed, and its circuit."""
+    files = sorted(script.FOLDER.glob(f"{name}-*.json"))
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return [(result, gates.Circuit(**result["circuit"])) for result in results]
 
 
