@@ -61,7 +61,8 @@ var GateCells = (() => {
     function advance(now) {
       if (!canvas.isConnected) return;
       requestAnimationFrame(advance);
-      if (!visible || now - last < 1000 * seconds) return;
+      const wait = life && age === life ? 12 * seconds : seconds; // a moment to look at the end
+      if (!visible || now - last < 1000 * wait) return;
       last = now;
       age += 1;
       if (life && age > life) [state, age] = [begin(), 0];
