@@ -140,6 +140,31 @@ def test_half_of_the_regenerating_lizard_grows_back(read):
     assert reader.weights() == [f"{name}.js"]  # and no other run's
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_lizard_of_the_front_page_heals(read, address, width):
+    """A drag across it takes much away, most of which comes back."""
+    where = address.replace("playground", "index")
+    reader = read(where=where, viewport={"width": width, "height": 844})
+    reader.wait_for_step(128)
+    target, box = load_run("lizard-regenerating").target, reader.canvas().bounding_box()
+
+    def error():
+        return float(np.mean((reader.pixels()[4:-4, 4:-4] - target) ** 2))
+
+    def point(x, y):
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    whole = error()
+    reader.tab.mouse.move(*point(0.3, 0.5))  # across its head
+    reader.tab.mouse.down()
+    reader.tab.mouse.move(*point(0.55, 0.3), steps=8)
+    reader.tab.mouse.up()
+    cut = error()
+    reader.wait_for_step(reader.steps() + 100)
+    assert cut > 1.6 * whole
+    assert error() < min(2 * whole, 0.85 * cut)
+
+
 def test_it_runs_only_while_it_is_seen(read):
     reader = read("#run=lizard-persistent&speed=120")
     reader.wait_for_step(4)

@@ -270,7 +270,7 @@
       this.random = NCA.makeRandom(++this.resets); // the same luck for all that stand side by side
       this.count = this.due = this.pace = this.sinceCount = this.held = 0;
       // Old age is rare in training, and there a pattern begins to lose its shape.
-      const late = this.options.again ? 16 * this.steps : Infinity;
+      const late = this.options.again ? Math.min(16 * this.steps, 1024) : Infinity;
       this.end = this.lasts ? late : this.steps;
       this.since = performance.now();
       this.refresh(message);
