@@ -30,6 +30,20 @@ CUT = """() => [...document.querySelectorAll("select")].filter((select) => {
     select.style.cssText = "";
     return needed > width + 1;
 }).map(({ id }) => id)"""
+# Lets a test make up how good the mean is: tell(share) with the last report, in empty grids' losses.
+TELL = """() => {
+    const { create } = Evolution;
+    Evolution.create = (settings, target, handlers) => {
+        const { onGeneration } = handlers;
+        handlers.onGeneration = (report) => {
+            const empty = Evolution.emptyLoss(target);
+            window.tell = (share) =>
+                onGeneration({ ...report, measured: true, loss: share * empty });
+            onGeneration(report);
+        };
+        return create(settings, target, handlers);
+    };
+}"""
 GOAL = """() => {
     const canvas = document.querySelector(".evolve-goal");
     const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
@@ -370,6 +384,107 @@ def test_a_run_that_dies_goes_on_from_its_best_mean(read):
     reader.tab.wait_for_function("() => document.documentElement.dataset.loss > 0")
     assert reader.data("state") == "running" and int(reader.data("rollouts")) < 2_000
     assert reader.share() < 1.2 * best
+    reader.tab.locator(".evolve-back").click()  # to the one that failed
+    assert reader.data("state") in ("dead", "exploded")
+
+
+def test_what_is_said_of_a_run_is_true_of_it_now(read):
+    reader = read()
+    reader.tab.evaluate(TELL)
+    reader.step()
+    before = reader.status()
+
+    def tell(share):
+        reader.tab.evaluate("(share) => tell(share)", share)
+        return reader.status()
+
+    assert tell(0.14) == before  # the run has not fallen there: it began there
+    worse = tell(2)
+    assert worse != before
+    assert tell(0.5) != worse
+    assert tell(2) == worse
+    reader.button("Start anew").click()
+    reader.wait_for("rollouts", "64")
+    assert reader.status() != worse
+
+
+def test_a_run_whose_members_stay_framed_as_exploded_stops(read):
+    reader = read()
+    reader.choose("learning_rate", 1e3)  # to the end
+    reader.button("Start").click()
+    reader.tab.wait_for_function(
+        """() => {
+            const { rollouts, state } = document.documentElement.dataset;
+            return rollouts > 20_000 || state === "dead" || state === "exploded";
+        }"""
+    )
+    assert reader.data("state") == "exploded"
+    label = reader.tab.locator(".evolve-population").get_attribute("aria-label")
+    assert int(re.search(r"(\d+) exploded", label)[1]) > 32
+    assert reader.tab.locator(".evolve-trouble").is_visible()
+
+
+def test_who_is_at_the_sliders_of_a_phone_sees_that_the_run_has_stopped(read):
+    reader = read(viewport={"width": 390, "height": 844})
+    reader.button("Show a dead population").click()
+    reader.wait_for("state", "dead", "exploded")
+    alarms = reader.tab.locator(".evolve-alarm")
+    for slider, alarm in [("#evolve-std", alarms.first), ("#evolve-num_steps", alarms.last)]:
+        reader.tab.locator(slider).scroll_into_view_if_needed()
+        box = alarm.bounding_box()
+        assert 0 <= box["y"] and box["y"] + box["height"] <= 844
+        assert reader.box(".evolve-start")[3] < 0
+    alarms.last.click()
+    assert 0 <= reader.box(".evolve-start")[1] < 844
+    reader.tab.locator(".evolve-back").click()
+    assert alarms.first.is_hidden() and alarms.last.is_hidden()
+
+
+def test_a_swipe_that_begins_on_a_slider_scrolls_and_leaves_it(read):
+    reader = read(viewport={"width": 390, "height": 844}, has_touch=True)
+    reader.tab.locator("#evolve-std").evaluate("(e) => e.scrollIntoView({ block: 'center' })")
+    touch = reader.tab.context.new_cdp_session(reader.tab)
+
+    def swipe(across, down):
+        left, top, right, bottom = reader.box("#evolve-std")
+        for i in range(11):
+            x = left + (0.9 + across * i / 10) * (right - left)
+            point = {"x": x, "y": (top + bottom) / 2 + down * i / 10}
+            kind = "touchMove" if i else "touchStart"
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    before, place = reader.knob("std"), reader.tab.evaluate("scrollY")
+    told = reader.tab.locator("output[for=evolve-std]")
+    text = told.inner_text()
+    swipe(0, -200)
+    reader.tab.wait_for_function("(place) => scrollY > place", arg=place)
+    assert (reader.knob("std"), told.inner_text()) == (before, text)
+    swipe(-0.2, 0)
+    assert reader.knob("std") > before and told.inner_text() != text
+
+
+def test_links_out_of_the_instrument_leave_the_run_alone(read):
+    reader = read()
+    reader.button("Show a dead population").click()
+    reader.wait_for("state", "dead", "exploded")
+    links = reader.tab.locator(".nca-evolve a[href*='.html']")
+    assert links.count() > 10
+    assert set(links.evaluate_all("(all) => all.map((a) => a.target)")) == {"_blank"}
+    with reader.context.expect_page():
+        reader.tab.locator(".evolve-trouble a").click()
+    assert reader.data("state") in ("dead", "exploded")
+
+
+def test_the_link_to_a_pattern_is_copied(read):
+    reader = read(permissions=["clipboard-read", "clipboard-write"])
+    reader.step()
+    address = reader.tab.url
+    reader.tab.get_by_role("link", name="Link to this pattern").click()
+    reader.tab.wait_for_function("() => document.querySelector('.evolve-kept').textContent")
+    copied = reader.tab.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith(f"{address}#p=") and reader.tab.url == address
+    assert reader.data("rollouts") == "64"
 
 
 def test_a_run_that_another_target_or_start_replaces_can_be_gone_back_to(read):

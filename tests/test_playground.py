@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 
 GENEROUS = 60_000  # milliseconds; only a failure takes as long
 STILL = "A small green lizard on white"
-HELD = "the last one trained for"
+HELD = "where its training ended"
 THREE = "run=lizard+lizard-persistent+lizard-regenerating"
 
 

@@ -216,7 +216,7 @@ def test_the_demo_makes_no_markup_of_data(tab, tmp_path):
     page = tmp_path / "notebook.html"
     page.write_text(text.replace("base-uri 'none'\">", f"base-uri 'none'{strict}"))
     tab.goto(page.as_uri())
-    tab.get_by_text("the last one trained for").wait_for()
+    tab.get_by_text("where its training ended").wait_for()
     for slider in tab.get_by_role("slider").all():
         slider.press("ArrowRight")
     tab.get_by_role("combobox", name="View").select_option("hidden 1")

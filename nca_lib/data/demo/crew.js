@@ -28,7 +28,7 @@ var Evolution = (() => {
     "learning_rate", "learning_rate_end", "generations", "pairs", "shared_luck",
   ]);
   const DEAD = { std: 0.5 }; // noise so large that within a few generations nobody lives,
-  const EXPLODED = { std: 2 }; // or that nobody stays finite
+  const EXPLODED = { std: 1 }; // or that most explode
   const PICTURES = 300; // milliseconds between two sets of pictures, at least
   const LIVES = 8; // over which the loss of the mean is averaged
   const SLICE = 8; // milliseconds that the page's own thread computes at a time

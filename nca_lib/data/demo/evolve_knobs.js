@@ -18,7 +18,7 @@ var Knobs = (() => {
       label: "Noise σ",
       values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
       isNear: true,
-      says: "How far the variations lie from the mean at first. Too far, and all of them die.",
+      says: "How far the variations lie from the mean at first. Too far, and all of them die or explode.",
       link: ES + "the-estimator-and-its-mirror-image",
     },
     learning_rate: {
@@ -39,7 +39,7 @@ var Knobs = (() => {
       label: "Rate of σ",
       values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       isNear: true,
-      says: "How fast each weight learns a σ of its own. At 0 none does.",
+      says: "How fast evolution adjusts the σ of each weight. At 0 every σ stays as it is.",
       link: ES + "a-sigma-for-every-weight",
     },
     num_steps: {
@@ -60,7 +60,7 @@ var Knobs = (() => {
     },
     shared_luck: {
       label: "Shared luck",
-      says: "In every step the same cells act in all members. Without it some do better by luck.",
+      says: "Chance picks the cells that act: the same in all members, or some are merely lucky.",
       link: LOSS + "luck",
     },
     strategy: {
@@ -71,8 +71,8 @@ var Knobs = (() => {
         open_es: "OpenAI-ES",
       },
       says:
-        "OpenAI-ES has one σ for all weights, PGPE learns one for each. Whitened noise changes all " +
-        "that a cell computes about equally.",
+        "OpenAI-ES has one σ for all weights, PGPE learns one for each. Whitened PGPE also makes " +
+        "noise weaker where the inputs of a layer are strong, so that all inputs matter alike.",
       link: ES + "noise-that-the-cells-shape",
     },
     seed: {
@@ -103,7 +103,7 @@ var Knobs = (() => {
     mask: {
       label: "Fire mask",
       choices: { paired: "In pairs", bernoulli: "By coin" },
-      says: "Half of the cells act in a step: one of each pair, or each by the toss of a coin.",
+      says: "Which half of the cells acts in a step: one of two neighbours, or each by coin toss.",
       link: RULE + "fire",
     },
     hidden: {
@@ -124,10 +124,25 @@ var Knobs = (() => {
   function makeKnob(name, knob, onChange) {
     const id = `evolve-${name}`;
     const change = () => onChange({ [name]: read(name, input) });
+    const tell = () => (text.textContent = (knob.text ?? String)(read(name, input)));
+    let held = null; // a slider's value before a touch, which may come to scroll the page instead
+    const touch = {
+      input: () => (held === null ? change() : tell()),
+      pointerdown: ({ pointerType }) => (held = pointerType === "touch" ? input.value : null),
+      pointerup: () => {
+        if (held !== null) change();
+        held = null;
+      },
+      pointercancel: () => {
+        if (held !== null) input.value = held;
+        held = null;
+        tell();
+      },
+    };
     let input;
     if (knob.values) {
       const max = knob.values.length - 1;
-      input = make("input", { type: "range", min: 0, max, step: 1, id, input: change });
+      input = make("input", { type: "range", min: 0, max, step: 1, id, ...touch });
     } else if (knob.choices) {
       const options = Object.entries(knob.choices);
       input = make("select", { id, change });
@@ -137,7 +152,9 @@ var Knobs = (() => {
       input = make("input", { type: "number", min, max, step: 1, id, change });
     } else input = make("input", { type: "checkbox", id, change });
     const text = make("output", { for: id, "aria-hidden": "true" });
-    const more = make("a", { href: knob.link, "aria-label": `More about ${knob.label}` }, "More");
+    const away = { target: "_blank", rel: "noopener" }; // the run stays here
+    const label = `More about ${knob.label}`;
+    const more = make("a", { href: knob.link, "aria-label": label, ...away }, "More");
     const says = make("p", { id: `${id}-says` }, `${knob.says} `, more);
     input.setAttribute("aria-describedby", says.id);
     const head = make("div", {}, make("label", { for: id }, knob.label), input, text);

@@ -55,6 +55,7 @@ var Pad = (() => {
       this.form = make(
         "form",
         { method: "dialog" },
+        make("h2", {}, "Draw a target"),
         make("div", { class: "nca-frame" }, this.canvas, this.mark),
         make("fieldset", { class: "evolve-colours" }, make("legend", {}, "Colour"), ...colours),
         make(

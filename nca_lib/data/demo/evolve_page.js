@@ -16,29 +16,27 @@
     running: "Evolving: variations of the mean grow, and it moves towards the better ones.",
     paused: "Paused.",
     asleep: "Asleep while the page is hidden.",
+    worse: "Worse than an empty grid now. Lower the learning rate or σ, or start anew.",
   };
   const EXPLAINED = {
     dead:
       "A dead member has lost all its cells and scores what an empty grid does. Most score the " +
       "same now, so little tells which way is better. The noise σ or the learning rate is too large.",
     exploded:
-      "In an exploded member the numbers have grown beyond all bounds, and its loss is infinite. " +
-      "Most score the same now, so little tells which way is better. The noise σ, the learning " +
-      "rate or the step size is too large.",
+      "In an exploded member the numbers have grown far beyond those of any picture. Most members " +
+      "are so now, so little tells which way is better. The noise σ, the learning rate or the " +
+      "step size is too large.",
   };
+  const GONE = { dead: "died and stopped", exploded: "exploded and stopped" };
   const DEMOS = { dead: Evolution.DEAD, exploded: Evolution.EXPLODED };
   // What makes a run; while another one is looked at, it waits with all of this.
   const RUN = [
-    ...["evolution", "report", "seen", "shots", "given", "settings", "source", "milestone"],
+    ...["evolution", "report", "seen", "shots", "given", "settings", "source"],
     "best", // the mean of least loss: from there a run that dies can go on
   ];
   const NEXT_SHOT = 1.8; // times as many rollouts as at the one before
   const CAREFUL = 0.02; // σ for pictures of the reader's own: at the lizard's many of them die
-  const MILESTONES = [
-    [0.1, "a tenth"],
-    [0.25, "a quarter"],
-    [0.5, "half"],
-  ];
+  const PATIENCE = 10; // generations in a row, most members of which explode
 
   const number = (value) => Math.round(value).toLocaleString("en");
   const loss = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
@@ -102,7 +100,9 @@
         this.trouble,
         this.makeStage(),
       );
-      if (this.isFull) this.form.append(this.makeKeep());
+      const show = () => this.showButtons();
+      this.alarms = [0, 1].map(() => button("", show, { class: "evolve-alarm", hidden: "" }));
+      if (this.isFull) this.form.append(this.makeKeep(), this.alarms[0]);
       this.root.replaceChildren(this.form);
       if (!this.isFull) {
         const more = make("a", { href: "evolve.html" }, "Evolve your own");
@@ -146,10 +146,9 @@
       if (!this.isFull) return fieldset;
       this.typed = make("input", {
         type: "text",
-        size: 2,
         maxlength: 32,
         autocomplete: "off",
-        placeholder: "Aa",
+        placeholder: "type one",
         "aria-label": "Any other character",
         title: "Type any other character or emoji",
         input: (event) => event.isComposing || this.type(event.target.value),
@@ -204,7 +203,7 @@
         "aria-label": "The target",
       });
       [this.score, this.loss] = [make("strong"), make("span")];
-      const says = [this.score, " of an empty grid’s loss: ", this.loss];
+      const says = [this.score, " of an empty grid’s loss: ", this.loss]; // and when it was so
       this.scoreLine = make("p", { class: "evolve-score", hidden: "" }, ...says);
       return make(
         "div",
@@ -215,7 +214,7 @@
           ["best to worst, then ", key("dead"), " ", key("exploded")],
           this.population.element,
         ),
-        figure("is-growth", "Their mean,", [this.growth.counter], this.growth.element),
+        figure("is-growth", "The mean network,", ["growing, ", this.growth.counter], this.growth.element),
         figure("is-goal", "Target", [], this.target),
         this.scoreLine,
         this.list,
@@ -238,8 +237,13 @@
       });
       this.clipButton = button("Save clip", () => this.saveClip());
       const renew = () => this.refreshLink();
-      const events = { pointerenter: renew, focus: renew };
+      const click = (event) => {
+        event.preventDefault();
+        this.copyLink();
+      };
+      const events = { pointerenter: renew, focus: renew, click };
       this.link = make("a", { href: "#", class: "evolve-link", ...events }, "Link to this pattern");
+      this.kept = make("span", { class: "evolve-kept", role: "status" });
       this.renewer = button("Show the newest", () => this.playWithIt());
       this.keepers = [
         button("Play with it", () => this.playWithIt()),
@@ -254,6 +258,7 @@
         button("Open weights", () => this.opener.click()),
         this.opener,
         this.link,
+        this.kept,
       );
     }
 
@@ -270,7 +275,7 @@
         button("Default settings", () => this.restore()),
       );
       const place = document.querySelector(".evolve-more") ?? make("div"); // further down the page
-      place.replaceChildren(...this.panel.others, row);
+      place.replaceChildren(...this.panel.others, row, this.alarms[1]);
     }
 
     listen() {
@@ -298,9 +303,10 @@
       this.source = source;
       const usual = [Evolution.DEFAULTS.std, CAREFUL];
       if (!BUNDLED.includes(source)) usual.reverse();
-      if (wasLost || this.settings.std === usual[1]) this.set({ std: usual[0] });
+      const isOther = wasLost || this.settings.std === usual[1];
+      if (isOther) this.set({ std: usual[0] });
       this.rasterise();
-      this.refresh(message);
+      this.refresh(isOther ? `${message} The noise σ is set to ${usual[0]} for it.` : message);
     }
 
     rasterise() {
@@ -397,17 +403,18 @@
         onError: (error) => isShown() && this.refresh(error.message),
       });
       this.evolution = evolution;
-      this.milestone = 1;
     }
 
     /* Make room for another run. One that has come to something can be gone back to. */
     forget() {
-      const isWorthIt = this.evolution?.generation && !this.isLost && !this.isDemo;
+      const isWorthIt = this.evolution?.generation && !this.isDemo;
       if (isWorthIt) this.keep();
       else this.evolution?.stop();
       this.evolution = this.report = this.seen = this.given = this.best = null;
       this.shots = [];
-      this.isAsleep = this.isDemo = false;
+      this.isAsleep = this.isDemo = this.isWorse = false;
+      this.wild = 0; // generations in a row, most members of which exploded
+      this.shownState = null; // whatever was said was of the run before
     }
 
     keep() {
@@ -424,9 +431,9 @@
       this.forget();
       Object.assign(this, before);
       this.rasterise();
-      this.refresh("Back in this run. It is paused.");
       this.growth.model = null; // begins at once
       this.view();
+      this.refresh(this.isLost ? this.tellEnd() : "Back in this run. It is paused.");
       if (this.backButton.hidden) this.startButton.focus(); // where the keyboard goes on
     }
 
@@ -436,8 +443,8 @@
       this.attemptStart(() => this.evolution.run());
     }
 
-    /* What has died or exploded goes on from its best mean, if one was better than nothing, with
-       the usual noise and steps, or half of them. */
+    /* After one that has died or exploded, a new run from its best mean, if one was better than
+       nothing, with the usual noise and steps, or half of them. */
     soften() {
       const { best, settings } = this;
       const { std, learning_rate: rate } = settings;
@@ -464,7 +471,7 @@
 
     toShare(value) {
       const percent = (100 * value) / this.empty;
-      return percent < 1000 ? `${Math.round(percent)}%` : ">999%";
+      return percent < 1000 ? `${Math.round(percent)}%` : ">10×";
     }
 
     startAnew() {
@@ -481,8 +488,7 @@
 
     /* Show a population that fails; what was there waits. */
     fail(name) {
-      const hasRun = !this.isLost && !this.isDemo;
-      if (hasRun && (this.evolution || !this.before)) {
+      if (!this.isDemo && (this.evolution || !this.before)) {
         this.keep();
         this.evolution = null;
       }
@@ -490,7 +496,11 @@
       this.set(DEMOS[name]);
       this.toggle();
       this.isDemo = true;
-      this.startButton.parentElement.scrollIntoView(); // up, to where it can be seen
+      this.showButtons();
+    }
+
+    showButtons() {
+      this.startButton.parentElement.scrollIntoView();
     }
 
     restore() {
@@ -531,24 +541,29 @@
         this.shoot(report);
         this.view();
       }
+      this.watch(report);
       if (this.isLost) this.refresh(this.tellEnd());
       else if (report.generation === 1) this.refresh();
       this.showFigures();
       if (report.measured) this.judge(report);
     }
 
-    /* Keep the best mean, and say when a run has come far, or has gone astray. */
-    judge({ loss, rollouts }) {
+    /* Stop a run most of whose members stay exploded, though their losses are finite still. */
+    watch({ fitness, pictures }) {
+      const exploded = fitness.filter((loss) => Views.isExploded(loss, this.empty)).length;
+      this.wild = exploded > fitness.length / 2 ? this.wild + 1 : 0;
+      if (this.isLost || this.wild < PATIENCE || !pictures) return; // what ends is to be seen
+      this.evolution.pause();
+      this.evolution.become("exploded");
+    }
+
+    /* Keep the best mean, and say while a run that was better than an empty grid is worse. */
+    judge({ loss }) {
       if (loss < (this.best?.loss ?? this.empty)) this.best = this.evolution.model();
-      const share = loss / this.empty;
-      const [limit, part] = MILESTONES.find(([limit]) => share <= limit) ?? [1];
-      if (part && limit < this.milestone) {
-        this.milestone = limit;
-        this.say(`The loss fell to ${part} of the empty grid's after ${number(rollouts)} rollouts.`);
-      } else if (share > 1.2 && this.milestone < 1) {
-        this.milestone = 1; // whoever comes back is told again
-        this.say("Worse than an empty grid now. Lower the learning rate or σ, or start anew.");
-      }
+      const isWorse = Boolean(this.best) && !(loss <= 1.2 * this.empty);
+      if (isWorse === this.isWorse || this.isLost) return;
+      this.isWorse = isWorse;
+      this.say(SAID[isWorse ? "worse" : this.state]);
     }
 
     tellEnd() {
@@ -616,11 +631,13 @@
 
     /* What is wrong with the population, if anything, and what the button does about it. */
     explain(text, label) {
-      this.trouble.hidden = !text;
+      for (const element of [this.trouble, ...this.alarms]) element.hidden = !text;
       if (!text) return;
-      const then = this.best ? "goes on from the best mean so far" : "begins anew";
-      const more = make("a", { href: "04_es_training.html#what-goes-wrong" }, "More in chapter 4");
-      const cure = ` lowers them and ${then}. `;
+      const from = this.best ? " from the best mean so far" : "";
+      const href = "04_es_training.html#what-goes-wrong";
+      const more = make("a", { href, target: "_blank", rel: "noopener" }, "More in chapter 4");
+      const cure = ` lowers them and begins a new run${from}. `;
+      for (const alarm of this.alarms) alarm.textContent = `The run has ${GONE[this.state]}. See why`;
       this.trouble.replaceChildren(text, " ", make("strong", {}, label), cure, more);
     }
 
@@ -685,7 +702,8 @@
       });
       this.scoreLine.hidden = Number.isNaN(value);
       this.score.textContent = this.toShare(value);
-      this.loss.textContent = loss(value);
+      const when = evolution?.history.at(-1)?.generation ?? 0;
+      this.loss.textContent = `${loss(value)}, at generation ${number(when)}`;
       const figures = {
         "Mean σ": loss(report?.sigma ?? Number.NaN),
         "Rollouts/s": report ? number(report.rate) : "–",
@@ -746,6 +764,16 @@
       return canvas;
     }
 
+    async copyLink() {
+      this.refreshLink();
+      try {
+        await navigator.clipboard.writeText(this.link.href);
+        this.kept.textContent = "Link copied.";
+      } catch {
+        this.kept.textContent = "This browser does not copy it: use the menu of the link.";
+      }
+    }
+
     save(blob, ending) {
       const href = URL.createObjectURL(blob);
       make("a", { href, download: `${this.source.name}.${ending}` }).click();
@@ -755,7 +783,7 @@
     savePicture() {
       this.growth.finish();
       this.compose(make("canvas")).toBlob((blob) => this.save(blob, "png"));
-      this.say("Saved a picture.");
+      this.kept.textContent = "Saved a picture.";
     }
 
     saveWeights() {
@@ -763,7 +791,7 @@
         new Blob([JSON.stringify(this.record())], { type: "application/json" }),
         "nca.json",
       );
-      this.say("Saved the weights.");
+      this.kept.textContent = "Saved the weights.";
     }
 
     /* One life, from the seed to the end of its rest. */
@@ -777,13 +805,13 @@
         this.growth.listeners.delete(follow);
         this.clip = null;
         this.clipButton.disabled = false;
-        this.say("Saved a clip.");
+        this.kept.textContent = "Saved a clip.";
       };
       this.clipButton.disabled = true;
       this.growth.listeners.add(follow);
       recorder.start();
       this.growth.live(() => recorder.stop());
-      this.say("Recording one life.");
+      this.kept.textContent = "Recording one life.";
     }
   }
 

@@ -6,7 +6,7 @@ var Views = (() => {
   const { make, paint } = NCA;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const SVG = "http://www.w3.org/2000/svg";
-  const EXPLODED = 4; // times the empty grid's loss
+  const isExploded = (loss, empty) => !(loss < 4 * empty);
   const FRAME = 40; // ms of one step of growth
   const REST = 90; // steps' time that the grown pattern is held: most of the time it is seen
 
@@ -44,7 +44,7 @@ var Views = (() => {
       const area = 4 * side * side;
       const pixels = (k) => pictures?.subarray(k * area, (k + 1) * area);
       const fateOf = (loss, k) => {
-        if (!(loss < EXPLODED * empty)) return "exploded";
+        if (isExploded(loss, empty)) return "exploded";
         return isEmpty(pixels(k)) ? "dead" : "";
       };
       const fates = Array.from(losses, fateOf);
@@ -340,5 +340,5 @@ var Views = (() => {
     }
   }
 
-  return { Population, Growth, Curve, isBarren };
+  return { Population, Growth, Curve, isBarren, isExploded };
 })();

@@ -317,7 +317,7 @@
     /* At its end a pattern stands still; where it is to start over, it does so a moment later. */
     finish(seconds) {
       if (!this.options.again) {
-        this.play(false, `At rest at step ${this.count}, the last one trained for. Play or touch it.`);
+        this.play(false, `Paused at step ${this.count}, where its training ended. Play or touch it.`);
         this.rests = "end";
         return;
       }
