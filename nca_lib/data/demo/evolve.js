@@ -30,6 +30,7 @@
      evolution.step()            one generation; a promise of its report.
      evolution.change({...})     names of LIVE, from the next generation on.
      evolution.stop()            for good: ends the workers.
+     evolution.become(state)     after pause(), where a page itself finds that a run has failed.
      evolution.state             "idle", "running", "paused", "dead", "exploded"
      evolution.settings, .target, .empty (loss of the empty grid), .workers (how many there are),
      .generation, .rollouts, .seconds (while running), .loss (of the mean, when last measured;

@@ -91,6 +91,8 @@
       this.status = make("p", { class: "nca-status", role: "status" });
       this.counter = make("p", { class: "nca-counter" }); // moves while the status rests
       this.trouble = make("p", { class: "evolve-trouble", hidden: "" });
+      const show = () => this.showButtons();
+      this.alarms = [0, 1].map(() => button("", show, { class: "evolve-alarm", hidden: "" }));
       if (this.isFull) this.makeKnobs();
       this.form = make(
         "form",
@@ -100,8 +102,6 @@
         this.trouble,
         this.makeStage(),
       );
-      const show = () => this.showButtons();
-      this.alarms = [0, 1].map(() => button("", show, { class: "evolve-alarm", hidden: "" }));
       if (this.isFull) this.form.append(this.makeKeep(), this.alarms[0]);
       this.root.replaceChildren(this.form);
       if (!this.isFull) {
@@ -214,7 +214,7 @@
           ["best to worst, then ", key("dead"), " ", key("exploded")],
           this.population.element,
         ),
-        figure("is-growth", "The mean network,", ["growing, ", this.growth.counter], this.growth.element),
+        figure("is-growth", "Mean network,", [this.growth.counter], this.growth.element),
         figure("is-goal", "Target", [], this.target),
         this.scoreLine,
         this.list,
