@@ -30,7 +30,7 @@ CUT = """() => [...document.querySelectorAll("select")].filter((select) => {
     select.style.cssText = "";
     return needed > width + 1;
 }).map(({ id }) => id)"""
-# Lets a test make up losses, in those of an empty grid: tell(share) repeats the last report with it.
+# Lets a test make up losses: tell(share of an empty grid's) repeats the last report with it.
 TELL = """() => {
     const { create } = Evolution;
     Evolution.create = (settings, target, handlers) => {
@@ -434,7 +434,7 @@ def test_who_is_at_the_sliders_of_a_phone_sees_that_the_run_has_stopped(read):
     for slider, alarm in [("#evolve-std", alarms.first), ("#evolve-num_steps", alarms.last)]:
         reader.tab.locator(slider).scroll_into_view_if_needed()
         box = alarm.bounding_box()
-        assert 0 <= box["y"] and box["y"] + box["height"] <= 844
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 844
         assert reader.box(".evolve-start")[3] < 0
     alarms.last.click()
     assert 0 <= reader.box(".evolve-start")[1] < 844

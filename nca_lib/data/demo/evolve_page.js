@@ -102,7 +102,7 @@
         this.trouble,
         this.makeStage(),
       );
-      if (this.isFull) this.form.append(this.makeKeep(), this.alarms[0]);
+      if (this.isFull) this.form.append(this.makeKeep());
       this.root.replaceChildren(this.form);
       if (!this.isFull) {
         const more = make("a", { href: "evolve.html" }, "Evolve your own");
@@ -276,6 +276,7 @@
       );
       const place = document.querySelector(".evolve-more") ?? make("div"); // further down the page
       place.replaceChildren(...this.panel.others, row, this.alarms[1]);
+      this.panel.near.append(this.alarms[0]);
     }
 
     listen() {
