@@ -27,7 +27,7 @@
       "are so now, so little tells which way is better. The noise σ, the learning rate or the " +
       "step size is too large.",
   };
-  const GONE = { dead: "died and stopped", exploded: "exploded and stopped" };
+  const GONE = { dead: "Died and stopped.", exploded: "Exploded and stopped." };
   const DEMOS = { dead: Evolution.DEAD, exploded: Evolution.EXPLODED };
   // What makes a run; while another one is looked at, it waits with all of this.
   const RUN = [
@@ -638,7 +638,7 @@
       const href = "04_es_training.html#what-goes-wrong";
       const more = make("a", { href, target: "_blank", rel: "noopener" }, "More in chapter 4");
       const cure = ` lowers them and begins a new run${from}. `;
-      for (const alarm of this.alarms) alarm.textContent = `The run has ${GONE[this.state]}. See why`;
+      for (const alarm of this.alarms) alarm.textContent = `${GONE[this.state]} See why`;
       this.trouble.replaceChildren(text, " ", make("strong", {}, label), cure, more);
     }
 
