@@ -443,7 +443,7 @@ def make_evolve(
 
 
 def compile_loop(step: Callable, mesh: Mesh) -> Callable:
-    """Compile (state, key, *settings) -> (state, metrics), repeated on every device alike.
+    """Compile `(state, key, *settings) -> (state, metrics)`, repeated on every device alike.
 
     Explained in chapter 8, "What crosses between devices".
 
