@@ -6,6 +6,8 @@ import json
 import pytest
 from conftest import load_script
 
+from nca_lib.lab.config import read_config
+
 
 @pytest.fixture(scope="module")
 def study():
@@ -41,7 +43,7 @@ def test_every_variant_was_run_with_every_seed_at_equal_rollouts(study, curves):
 def test_the_table_is_of_the_study_that_the_script_describes(study):
     about = json.loads((study.FOLDER / "study.json").read_text(encoding="utf-8"))
     assert about["study"] == json.loads(json.dumps(study.STUDY))
-    assert about["default"] == study.dataclasses.asdict(study.DEFAULT)
+    assert read_config(about["default"]) == study.DEFAULT
     assert about["rollouts"] == study.ROLLOUTS
 
 

@@ -80,7 +80,6 @@ def test_fields_out_of_bounds_are_named_with_their_value(field):
     [
         ("smoke", {"window": 13}, "window"),
         ("smoke", {"population": 7}, "population"),
-        ("backprop", {"population": 257}, "population"),
         ("smoke", {"size": 7}, "size"),
         ("life", {"size": 58}, "size"),
         ("walk", {"emoji": "🦎"}, "emoji"),
