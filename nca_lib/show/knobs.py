@@ -65,6 +65,8 @@ def explorer(
 
 def clickable(picture: str) -> str:
     """Let a click on a picture tell the `explorer` where: shares of its width and height."""
+    if is_static():
+        return picture
     script = (
         "const b = this.querySelector('img, svg').getBoundingClientRect(),"
         "i = this.closest('.nca-box').querySelector('.widget-text input');"
@@ -215,10 +217,10 @@ def table_of(
 ) -> str:
     """A small matrix as a table, each number on its colour; name its columns, or both sides."""
     cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums;color:#000"
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", *columns) if columns)
+    head = "<td></td>" * bool(rows) + "".join(f'<th scope="col">{name}</th>' for name in columns)
     body, pale = f"<tr>{head}</tr>", heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())
     for name, line, colours in zip(rows or [""] * len(values), values, pale.tolist(), strict=True):
-        body += f'<tr><th scope="row">{name}</th>'
+        body += "<tr>" + f'<th scope="row">{name}</th>' * bool(rows)
         for value, colour in zip(line, colours, strict=True):
             body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
         body += "</tr>"

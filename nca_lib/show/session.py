@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets
 import jax
@@ -97,7 +97,7 @@ class Training:
         factor = np.float32(std / self.settings["std"])
         return self.state if factor == 1 else self.state.replace(std=self.state.std * factor)
 
-    def rewound(self) -> "Training":
+    def rewound(self) -> Self:
         """Another training that goes on from before the last change."""
         check(len(self.spells) > 1, "what was changed on the way", None, "something")
         other = copy.copy(self)

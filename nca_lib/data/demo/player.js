@@ -76,12 +76,12 @@
   }
 
   /* What suits a pattern where nothing else is asked for. */
-  function suit({ size, padding, num_steps: steps }, room) {
+  function suit({ size, padding, num_steps: steps, window = 8 }, room) {
     const cells = (value) => (Number.isInteger(value) ? value : 0);
     const side = Math.max(room * cells(size), cells(size) + 2 * cells(padding));
     const own = {
       grid: bound("grid", Math.ceil(side / 8) * 8),
-      speed: bound("speed", steps / GROWTH),
+      speed: bound("speed", (steps - window + 8) / GROWTH), // it may be judged for long afterwards
     };
     return { ...own, seeds: 1, rate: 0.5, angle: 0, brush: 3, view: "colour", tool: "erase" };
   }
