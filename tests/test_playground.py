@@ -274,7 +274,7 @@ def test_a_clip_outlives_a_double_click_and_a_change_of_patterns(read):
 
 
 def test_sliders(read):
-    reader = read().pause()
+    reader = read("#run=lizard").pause()
     for name, start, more, end in [
         ("Speed", "10 steps/s", "15 steps/s", "as fast as it goes"),
         ("Seeds", "1", "2", "9"),
