@@ -43,7 +43,7 @@ def measure(run) -> dict[str, str]:
     loss = run.evaluate().mean()
     row = {"loss": f"{loss:.4f}", "of empty": f"{loss / run.info['empty_loss']:.3f}"}
     row["nearest"] = nearest(run, np.asarray(run.frames(keys[0])[-1]))
-    if not (config.age or config.pool):
+    if not config.starts_grown:
         return row
 
     @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -80,6 +80,11 @@ class Config:
         "", "where backprop meets decisions: straight or soft", choices=("", *SURROGATES)
     )
 
+    @property
+    def starts_grown(self) -> bool:
+        """Whether training starts from grown states, and not from the seed alone."""
+        return bool(self.age or self.pool)
+
     def __post_init__(self):
         """Refuse what cannot run, before anything is compiled."""
         for field in dataclasses.fields(self):
@@ -144,7 +149,7 @@ def _check_together(config: Config) -> None:
         ),
         (
             "damage",
-            config.age or config.pool or not config.damage,
+            config.starts_grown or not config.damage,
             "0 without age or pool: damage needs grown starts",
         ),
         # Without a stand-in the gradient of a decision is zero; nothing else has a use for one.

@@ -67,7 +67,7 @@ def run(
         clock, count = time.monotonic(), point - last["generation"]
         state, metrics = evolve(state, key, last["generation"], count)
         loss = float(measure(strategy.mean(state), keys).mean())
-        if not (config.age or config.pool) or not loss < dead_loss:  # else it may be one bad start
+        if not (config.starts_grown and loss < dead_loss):  # else it may be one bad start
             _check_alive(metrics, config.population, dead_loss, point)
         last = {
             "generation": point,

@@ -121,7 +121,7 @@ class Task(NamedTuple):
 
     def live(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> tuple:
         """Grow one member from what is prepared: its loss, as evolution minimises it, and end."""
-        reach = None if self.config.pool or self.config.age else 0
+        reach = None if self.config.starts_grown else 0
         return self.judge(params, *shared, reach, self.config.overflow)
 
     def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
