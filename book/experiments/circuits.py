@@ -62,6 +62,17 @@ class Task(NamedTuple):
     weight: int = 1  # of a cell that should not be 0
     limit: float = 60.0  # seconds of one core
 
+    @property
+    def grows(self) -> bool:
+        """Whether it is of cells that grow, and not of examples."""
+        return self.start.ndim == 4
+
+    @property
+    def wires(self) -> tuple[int, int]:
+        """How many inputs and outputs a circuit for it has."""
+        bits = len(self.start)
+        return (9 * bits, bits) if self.grows else (bits, len(self.target))
+
 
 def life() -> Task:
     """Give all 512 neighbourhoods, and what becomes of their middle in Conway's Life."""
@@ -94,8 +105,7 @@ TASKS = {"checkerboard": checkerboard, "letter": letter, "life": life}
 
 def make_errors(task: Task) -> Callable[..., int]:
     """Count what a circuit gets wrong: examples, or cells in the last steps of growth."""
-    grows = task.start.ndim == 4
-    pack = gates.pack_grid if grows else gates.pack
+    pack = gates.pack_grid if task.grows else gates.pack
     mask = pack(np.ones(task.start.shape[1:], bool))
     start, target = [pack(bits) for bits in task.start], [pack(bits) for bits in task.target]
     lit = pack(task.target.any(axis=0))
@@ -107,7 +117,7 @@ def make_errors(task: Task) -> Callable[..., int]:
         return different.bit_count() + (task.weight - 1) * (different & lit).bit_count()
 
     def errors(circuit: gates.Circuit, used: gates.Used | None = None) -> int:
-        if not grows:
+        if not task.grows:
             return wrong(gates.evaluate(circuit, start, used))
         states = gates.grow(circuit, start, mask, task.start.shape[-1], used)
         states = [next(states) for _ in range(STEPS)]
@@ -119,9 +129,7 @@ def make_errors(task: Task) -> Callable[..., int]:
 def train(name: str, seed: int) -> dict:
     """Evolve until the limit, or until some time after everything is right."""
     task, rng = TASKS[name](), random.Random(seed)
-    inputs, outputs = len(task.start), len(task.target)
-    if task.start.ndim == 4:
-        inputs, outputs = 9 * len(task.start), len(task.start)
+    inputs, outputs = task.wires
     parents = [gates.random_circuit(rng, inputs, task.gates, outputs) for _ in range(task.islands)]
     begin, history, solved = time.process_time(), [], None
     for evaluations, (wrong, _), circuit in gates.evolve(make_errors(task), parents, seed):
@@ -190,9 +198,8 @@ def harden(logits: list, layers: list, inputs: int) -> gates.Circuit:
 def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> Iterator[tuple]:
     """Train for `limit` seconds; yields (seconds, steps, errors in whole gates) on the way."""
     begin, task, rng = time.process_time(), TASKS[name](), np.random.default_rng(seed)
-    errors, grows = make_errors(task), task.start.ndim == 4
-    inputs = (9 if grows else 1) * len(task.start)
-    layers = draw_layers(rng, inputs, len(task.start if grows else task.target))
+    errors, (inputs, outputs) = make_errors(task), task.wires
+    layers = draw_layers(rng, inputs, outputs)
     logits = [rng.normal(size=(ends.shape[1], 16)).astype(np.float32) for ends in layers]
     logits = [jnp.asarray(logit).at[:, PASS].add(5.0) for logit in logits]
     start, target = jnp.asarray(task.start, jnp.float32), jnp.asarray(task.target, jnp.float32)
@@ -209,7 +216,7 @@ def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> 
         return soft_outputs(logits, layers, near, surrogate)
 
     def loss(logits: list) -> jax.Array:
-        if not grows:
+        if not task.grows:
             return judged(soft_outputs(logits, layers, start, surrogate))
 
         def scanned(state, _):
