@@ -131,7 +131,7 @@ def make_knobs(
 def page_knobs() -> dict[str, tuple]:
     """Label, values and sentence of each knob of the page that evolves, by name."""
     text = (resources.files("nca_lib") / "data/demo/evolve_knobs.js").read_text("utf-8")
-    knob = r'(\w+): \{\s+label: "(.*?)",(?:\s+values: \[(.*?)\],)?.*?says: "(.*?)"'
+    knob = r'(\w+): \{\s+label: "(.*?)",(?:\s+values: \[(.*?)\],)?.*?says:\s+"(.*?)"'
     found = {k: (a, json.loads(f"[{v}]"), b) for k, a, v, b in re.findall(knob, text, re.S)}
     found["std"][1].append(2)  # at which patterns explode
     counts = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
