@@ -73,7 +73,7 @@ book: $(INSTALLED)  ## run the chapters and build the book
 runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how long it takes
 	$(BIN)/python book/experiments/retrain.py $(ARGS)
 
-study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 4
+study: $(INSTALLED)  ## train what is missing of the recipe study of chapter 5
 	$(BIN)/python book/experiments/study.py $(ARGS)
 
 queue: $(INSTALLED)  ## work off the queue of trainings, at the lowest priority
@@ -82,7 +82,7 @@ queue: $(INSTALLED)  ## work off the queue of trainings, at the lowest priority
 quality: $(INSTALLED)  ## recompute how well the shipped patterns grow, last and heal
 	$(BIN)/python book/experiments/quality.py $(ARGS)
 
-surrogates: $(INSTALLED)  ## train by gradients what chapter 7 evolves, where it is missing
+surrogates: $(INSTALLED)  ## train by gradients what chapter 9 evolves, where it is missing
 	$(BIN)/python book/experiments/surrogates.py $(ARGS)
 
 faults: $(INSTALLED)  ## kill, damage, fill and fuzz at length; writes what appendix A2 shows

@@ -2,7 +2,7 @@
 
 Three rooms; imports go inwards only:
 
-- the core, here, is what chapters 1 to 6 build by hand. Read target, model, rollout, loss,
+- the core, here, is what chapters 1 to 8 build by hand. Read target, model, rollout, loss,
   evolution, backprop, in this order.
 - `nca_lib.lab` is for people who train: configurations, the loop, run folders, the benchmark.
 - `nca_lib.show` is for people who look: figures, widgets, patterns in a page.

@@ -1,4 +1,4 @@
-"""The gradient baseline: the same rule, start, loss and target, by backpropagation (chapter 6).
+"""The gradient baseline: the same rule, start, loss and target, by backpropagation (chapter 8).
 
 It takes the place of a strategy and of `nca_lib.evolution.make_evolve`, so that everything else,
 from the schedule to the history, is shared with evolution. What is its own is what people have
@@ -28,7 +28,7 @@ class State(NamedTuple):
 class Descent(NamedTuple):
     """Gradient descent with Adam, in the place of `nca_lib.evolution.Strategy`.
 
-    Explained in chapter 6, "The same task, twice".
+    Explained in chapter 8, "The same task, twice".
     """
 
     optimizer: optax.GradientTransformation  #: what turns gradients into steps
@@ -54,7 +54,7 @@ def adam_of_directions(learning_rate: Callable[[int], float]) -> optax.GradientT
     The gradient through many steps now and then is a thousand times as long as usual; its direction
     is still of use. An array whose gradient is not finite counts as zero, and momentum goes on.
 
-    `learning_rate` is an optax schedule of Adam's step. Explained in chapter 6, "The same task,
+    `learning_rate` is an optax schedule of Adam's step. Explained in chapter 8, "The same task,
     twice".
     """
     unit = optax.stateless_with_tree_map(lambda g, _: g / (jnp.linalg.norm(g) + 1e-8))
@@ -66,7 +66,7 @@ def make_descend(descent: Descent, task: Any) -> Callable:
 
     The rollouts of a batch are spread over all devices. In the configuration `population` is the
     size of the batch, and `generations` counts steps. It stands in for
-    `nca_lib.evolution.make_evolve`. Explained in chapter 6, "The same task, twice".
+    `nca_lib.evolution.make_evolve`. Explained in chapter 8, "The same task, twice".
     """
     config, target = task.config, jnp.asarray(task.target)
     batch, mesh = config.population, population_mesh(config.population)

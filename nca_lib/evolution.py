@@ -205,7 +205,7 @@ def pgpe(
     that sigma is the unit of everything. Gradient descent with momentum 0.9 replaces Adam, which
     would make the steps of all weights alike again.
 
-    Explained in chapter 4, "A σ for every weight".
+    Explained in chapter 5, "A σ for every weight".
 
     Args:
         params: pytree of float32 arrays, the shape of one member.
@@ -245,7 +245,7 @@ class Whitening(NamedTuple):
     computes, and the search crawls where there is little. So a layer's noise passes through the
     inverse root of the second moment of its inputs, and through a mixing of its outputs that is
     learned. What PGPE calls weights, and learns sigmas of, are the coordinates before that.
-    Explained in chapter 4, "Noise that the cells shape".
+    Explained in chapter 5, "Noise that the cells shape".
     """
 
     inputs: dict[str, jax.Array]  #: from `whitener`
@@ -316,7 +316,7 @@ def second_moments(model: NCA, start: State, fires: Fires) -> dict[str, Float[Ar
 
     For each layer by name (inputs + 1, inputs + 1), the constant 1 of the bias last; NaN if there
     was nothing to see: all died, or the start stayed as it was. No state is kept. Explained in
-    chapter 4, "Noise that the cells shape".
+    chapter 5, "Noise that the cells shape".
     """
 
     def step(carry, fire):
@@ -340,7 +340,7 @@ def population_mesh(population: int) -> Mesh:
 
     These are the most devices that divide N, all of them for a power of two on 2, 4, 8, ...
     devices, but 4 of 6 cores for N = 64. Across several processes they are all devices of all, and
-    a ValueError says if these cannot share N equally. Explained in chapter 8, "What crosses between
+    a ValueError says if these cannot share N equally. Explained in chapter 10, "What crosses between
     devices".
     """
     devices = jax.devices()
@@ -361,7 +361,7 @@ def evaluate_share(
     Runs inside `shard_map`. All members are given the same, such as the same fire masks (common
     random numbers): they then differ by their weights alone.
 
-    Explained in chapter 8, "What crosses between devices".
+    Explained in chapter 10, "What crosses between devices".
 
     Args:
         fitness_fn: (params, shared) -> float32 scalar, lower is better.
@@ -445,7 +445,7 @@ def make_evolve(
 def compile_loop(step: Callable, mesh: Mesh) -> Callable:
     """Compile `(state, key, *settings) -> (state, metrics)`, repeated on every device alike.
 
-    Explained in chapter 8, "What crosses between devices".
+    Explained in chapter 10, "What crosses between devices".
 
     Args:
         step: one generation; may use collectives over `AXIS`.

@@ -114,7 +114,7 @@ class NCA(nnx.Module):
             float32. On a CPU "tf32" is float32. See appendix A1, "Fewer bits".
         activation: of the hidden layer.
         post_step: what becomes of a cell's numbers after each update; nothing by default. Cells
-            that do not fire pass through it as well. See chapter 7, "Cells made of ifs".
+            that do not fire pass through it as well. See chapter 9, "Cells made of ifs".
         rngs: source of the initial weights of the hidden layer (LeCun normal).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Starts that have lived: a pool of grown states, for patterns that last and heal (chapter 5).
+"""Starts that have lived: a pool of grown states, for patterns that last and heal (chapter 7).
 
 Whoever is trained from one cell alone has never seen what comes after its last step. So what a
 rollout grows goes back into a pool, and later rollouts start from there (Mordvintsev et al. 2020).
@@ -26,7 +26,7 @@ def draw_starts(
     """Take `count` starts out of the pool; the worst begins anew from the seed.
 
     Of the others a share is damaged. What died or explodes teaches nothing, and begins anew, too.
-    Explained in chapter 6, "Through many steps".
+    Explained in chapter 8, "Through many steps".
 
     Returns:
         Their places in the pool, and the starts, the seed first.

@@ -172,7 +172,7 @@ def half(height: int, width: int, angle: Scalar, offset: Scalar = 0.0) -> Bool[A
     """Mark the half of a grid on one side of a line.
 
     The angle, in radians, is the direction of the marked side: 0 the right half, pi / 2 the lower
-    one. `offset` is the distance of the line from the centre, in cells. Explained in chapter 5,
+    one. `offset` is the distance of the line from the centre, in cells. Explained in chapter 7,
     "Damage".
     """
     rows = jnp.arange(0.5, height, dtype=jnp.float32)[:, None] - height / 2  # middles of cells
@@ -185,7 +185,7 @@ def disc(
 ) -> Bool[Array, "H W"]:
     """Mark the cells whose middles are within a radius of a point, all in cells.
 
-    The point is measured from the upper and the left edge. Explained in chapter 5, "Damage".
+    The point is measured from the upper and the left edge. Explained in chapter 7, "Damage".
     """
     rows, columns = (jnp.arange(0.5, n, dtype=jnp.float32) for n in (height, width))
     return (rows[:, None] - row) ** 2 + (columns - column) ** 2 <= radius**2
@@ -194,7 +194,7 @@ def disc(
 def damage(key: Key[Array, ""], state: State) -> State:
     """Erase about half of a grid, or a disc of an eighth to a quarter of its side in radius.
 
-    Explained in chapter 5, "A lizard that heals".
+    Explained in chapter 7, "A lizard that heals".
     """
     height, width, _ = state.shape
     coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,), jnp.float32)

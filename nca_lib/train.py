@@ -1,4 +1,4 @@
-"""Evolve a rule from the command line into a run folder (chapter 4).
+"""Evolve a rule from the command line into a run folder (chapter 5).
 
 Every field of `Config` is a flag::
 

@@ -112,7 +112,7 @@ def colab(tmp_path_factory, request):
     return Colab(tmp_path_factory.mktemp("colab"), request.param)
 
 
-@pytest.mark.parametrize("chapter", ["01_dataset", "04_es_training"])
+@pytest.mark.parametrize("chapter", ["01_dataset", "05_es_training"])
 def test_chapter_alone_runs_and_leaves_what_is_there(colab, wheel, chapter):
     colab.forget()
     before = colab.versions()

@@ -1,4 +1,4 @@
-"""The dashboard of chapter 4 in a real JupyterLab, in a browser: move, start, change, compare."""
+"""The dashboard of chapter 5 in a real JupyterLab, in a browser: move, start, change, compare."""
 
 import os
 import re

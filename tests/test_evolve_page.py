@@ -508,7 +508,7 @@ def test_a_run_that_another_target_or_start_replaces_can_be_gone_back_to(read):
 
 
 def test_the_small_form_evolves_in_a_chapter(read):
-    reader = read(page="04_es_training", viewport={"width": 390, "height": 844})
+    reader = read(page="05_es_training", viewport={"width": 390, "height": 844})
     assert reader.tab.locator(".nca-evolve :is(input[type=range], select)").count() == 0
     reader.tab.get_by_role("radio", name="star").check()
     reader.step()

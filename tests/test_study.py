@@ -1,4 +1,4 @@
-"""The recipe study of chapter 4: the table is whole, and its runs can be made again."""
+"""The recipe study of chapter 5: the table is whole, and its runs can be made again."""
 
 import csv
 import json

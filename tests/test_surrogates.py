@@ -1,4 +1,4 @@
-"""The races of chapter 7: the table is whole, ran as long as it says, and can be made again."""
+"""The races of chapter 9: the table is whole, ran as long as it says, and can be made again."""
 
 import numpy as np
 import pytest

@@ -245,7 +245,7 @@ def test_loss_explorer_shows_life_death_and_explosion(run):
     assert (named(box, "noise").value, named(box, "way").value) == (0.5, 0.5)
 
 
-# Chapter 5
+# Chapter 6
 
 
 def test_growth_player_scrubs_and_wounds(run):
@@ -344,7 +344,7 @@ def test_offspring_are_those_of_the_coming_generation():
         assert (np.diff(fitness) >= 0).all() and states.shape == (8, 10, 10, 8)
 
 
-# Chapter 4
+# Chapter 5
 
 
 def clicked(box, *descriptions):
@@ -500,7 +500,7 @@ def test_training_stops_when_the_kernel_ends():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-# Chapter 6
+# Chapter 8
 
 
 def test_duel_gives_both_sides_time(wait_for_pieces):
@@ -623,10 +623,10 @@ def stills(run):
     yield "02_architecture", widgets.perception_explorer(state)
     yield "02_architecture", widgets.step_explorer(model, state, np.ones((32, 32), bool))
     yield "03_loss", widgets.loss_explorer(run, side=5)
-    yield "04_es_training", dashboard.evolution_dashboard(PRESETS["pocket"], run)
-    yield "05_visualization", widgets.growth_player(run)
+    yield "05_es_training", dashboard.evolution_dashboard(PRESETS["pocket"], run)
+    yield "06_visualization", widgets.growth_player(run)
     sides = {"evolution": TINY, "backprop": DESCENT}
-    yield "06_es_vs_backprop", dashboard.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
+    yield "08_es_vs_backprop", dashboard.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
 
 
 def test_the_static_book_holds_pictures_and_no_widget(run, monkeypatch):

@@ -1,4 +1,4 @@
-"""Evolve the circuits of chapter 7, three seeds each, and race them against two surrogates.
+"""Evolve the circuits of chapter 9, three seeds each, and race them against two surrogates.
 
     python book/experiments/circuits.py [--only TASK ...]
 

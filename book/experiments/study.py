@@ -1,4 +1,4 @@
-"""Retrain the recipe study of chapter 4: one choice changed at a time, three seeds each.
+"""Retrain the recipe study of chapter 5: one choice changed at a time, three seeds each.
 
     python book/experiments/study.py [--only FACTOR ...]
 

@@ -1,4 +1,4 @@
-"""Train by gradients, with stand-ins for what has none, what chapter 7 evolves; three seeds each.
+"""Train by gradients, with stand-ins for what has none, what chapter 9 evolves; three seeds each.
 
     python book/experiments/surrogates.py [--only PRESET ...]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic save, verified load, the previous one kept (chapter 4).
+"""Files that are whole or absent: atomic save, verified load, the previous one kept (chapter 5).
 
 A checkpoint is one file: a magic line, the SHA-256 of the rest, and a NumPy archive of the leaves
 of a pytree together with a dictionary of plain values. Nothing is pickled. Appendix A2 shows what
@@ -191,7 +191,7 @@ def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
 def load(path: str | Path, like: Any) -> tuple[Any, dict]:
     """Load the newest good checkpoint: `path`, or the previous one if that is damaged.
 
-    Explained in chapter 4, "Stop, and go on".
+    Explained in chapter 5, "Stop, and go on".
 
     Args:
         path: as given to `save`.

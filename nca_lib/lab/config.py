@@ -1,4 +1,4 @@
-"""What decides a run: every setting with its bounds and meaning, and the presets (chapter 4)."""
+"""What decides a run: every setting with its bounds and meaning, and the presets (chapter 5)."""
 
 import dataclasses
 import math
@@ -196,7 +196,7 @@ PRESETS = {
         generations=200,
         log_every=10,
     ),
-    # Cells of bits that walk to the right, and some dozen that Life makes much of (chapter 7).
+    # Cells of bits that walk to the right, and some dozen that Life makes much of (chapter 9).
     "walk": Config(
         emoji="",
         goal="walk",
@@ -209,7 +209,7 @@ PRESETS = {
         generations=600,
     ),
     "life": Config(emoji="", goal="life", init="lizard-pgpe", window=1, generations=1_500, **PGPE),
-    # The lizard, grown by a network of ifs (chapter 7).
+    # The lizard, grown by a network of ifs (chapter 9).
     "ifs": Config(cells="ifs", std=0.01, generations=1_000, **PGPE),
     # The notebook "Growing NCA with Evolution Strategies" to the letter. Its loss was meant to
     # cover the last 32 steps, but its slice takes the batch axis: all 90 steps count. Its dropout

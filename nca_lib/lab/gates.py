@@ -1,4 +1,4 @@
-"""Cells made of logic gates, and an evolution that chooses the gates and the wires (chapter 7).
+"""Cells made of logic gates, and an evolution that chooses the gates and the wires (chapter 9).
 
 Each cell holds C bits. A circuit of two-input gates, the same in every cell, reads the 9 C bits of
 the 3x3 neighbourhood and gives the cell's next C bits. Nothing is relaxed: a mutation exchanges one

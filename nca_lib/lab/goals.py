@@ -1,4 +1,4 @@
-"""Cells and goals that no gradient passes through, and two stand-ins for one (chapter 7).
+"""Cells and goals that no gradient passes through, and two stand-ins for one (chapter 9).
 
 What is decided here, by an if or by counting, has a derivative of zero wherever it has one.
 Evolution does not ask for it. For backpropagation every decision can be replaced, in two ways:
@@ -29,7 +29,7 @@ def decide(
     """Choose between a decision and the smooth curve that stands for it, both of one shape.
 
     It has the value of `soft` for the surrogate "soft" and else of `hard`; the derivative of `soft`
-    for both surrogates and else zero. Explained in chapter 7, "A decision has no slope".
+    for both surrogates and else zero. Explained in chapter 9, "A decision has no slope".
     """
     if surrogate == "soft":
         return soft
@@ -40,7 +40,7 @@ def decide(
 def bit(x: Float[Array, "*n"], surrogate: str = "") -> Float[Array, "*n"]:
     """Decide whether numbers are positive: 1 where they are and else 0; for "soft" in between.
 
-    The curve is a sigmoid, as steep as `SLOPES` says. Explained in chapter 7, "Cells made of ifs".
+    The curve is a sigmoid, as steep as `SLOPES` says. Explained in chapter 9, "Cells made of ifs".
     """
     return decide(x > 0, jax.nn.sigmoid(SLOPES[surrogate] * x), surrogate)
 
@@ -52,7 +52,7 @@ def hindmost(state: State, surrogate: str = "") -> Float[Array, ""]:
     enough to grow to the right: whatever was on the left has to go. It is minus the number of
     columns between the start (W // 2) and the leftmost cell of the body; without a body W // 2.
     The curve of a surrogate is a soft minimum of columns, weighted by alpha. Explained in chapter
-    7, "Walk to the right".
+    9, "Walk to the right".
     """
     alpha, half = state[..., -1], state.shape[1] // 2
     column = jnp.arange(state.shape[1], dtype=jnp.float32) - half
@@ -69,7 +69,7 @@ def life_step(grid: Float[Array, "H W"], surrogate: str = "") -> Float[Array, "H
     """Advance Conway's Life by one step: three neighbours give birth, two or three keep alive.
 
     A cell is 1 where it lives, else 0. Borders are joined, as on a torus. The curve of a surrogate
-    has a bump at each number of neighbours that counts. Explained in chapter 7, "A goal inside a
+    has a bump at each number of neighbours that counts. Explained in chapter 9, "A goal inside a
     game".
     """
     rows = grid + jnp.roll(grid, 1, 0) + jnp.roll(grid, -1, 0)
@@ -85,7 +85,7 @@ def life_step(grid: Float[Array, "H W"], surrogate: str = "") -> Float[Array, "H
 def place(body: Float[Array, "h w"], size: int = WORLD) -> Float[Array, "{size} {size}"]:
     """Put a pattern in the middle of an empty grid; all sides are even.
 
-    Explained in chapter 7, "A goal inside a game".
+    Explained in chapter 9, "A goal inside a game".
     """
     height, width = body.shape
     above, left = (size - height) // 2, (size - width) // 2
@@ -99,7 +99,7 @@ def methuselah(state: State, surrogate: str = "") -> Float[Array, ""]:
     Small patterns that live long are known as methuselahs (Gardner 1970). The body is where alpha
     is over one half. It is minus the number of living cells for each cell of the body: the living
     averaged over the last quarter of `LIFE_STEPS` steps, the body with ten cells more, so that a
-    chance find of three cells is not worth everything. Explained in chapter 7, "A goal inside a
+    chance find of three cells is not worth everything. Explained in chapter 9, "A goal inside a
     game".
     """
 

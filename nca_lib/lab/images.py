@@ -3,7 +3,7 @@
 A *state* is float, shape `(..., H, W, C)`, its last four channels red, green, blue and alpha;
 its values may lie anywhere, NaN and infinity included, because states in training do.
 *Pixels* are uint8, shape `(..., H, W, 3)` or `(..., H, W, 4)`, the latter with straight alpha,
-as PNG and WebP want it. Chapter 5 builds the conversion from one to the other by hand.
+as PNG and WebP want it. Chapter 6 builds the conversion from one to the other by hand.
 
 The usual path of a picture:
 
@@ -33,7 +33,7 @@ def to_rgba(state: ArrayLike) -> np.ndarray:
 
     A premultiplied colour `c` with alpha `a` becomes `min(c, a) / a`; where `a` is 0 it is black.
 
-    Explained in chapter 5, "Eight lizards".
+    Explained in chapter 6, "Eight lizards".
 
     Args:
         state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
@@ -57,7 +57,7 @@ def to_rgb(
     With premultiplied colour `c` the result is `c + (1 - a) * background`, with straight colour
     `a * c + (1 - a) * background`; the "over" operator of Porter and Duff (1984).
 
-    Explained in chapter 5, "From state to pixels".
+    Explained in chapter 6, "From state to pixels".
 
     Args:
         state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
@@ -96,7 +96,7 @@ def checkerboard(height: int, width: int) -> np.ndarray:
 def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
     """Enlarge pixels by a whole factor, each becoming a sharp square.
 
-    Explained in chapter 5, "Keeping a picture".
+    Explained in chapter 6, "Keeping a picture".
 
     Args:
         pixels: `(H, W, 3 or 4)`, with up to two more axes in front.
@@ -114,7 +114,7 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
 def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Lay N images out in a grid, row by row; with a leading time axis, N clips as one.
 
-    Explained in chapter 5, "A clip".
+    Explained in chapter 6, "A clip".
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or `(T, N, H, W, 3 or 4)` for a clip of sheets.
@@ -143,7 +143,7 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
 def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     """Write one picture; an existing file is replaced only once the new one is complete.
 
-    Explained in chapter 5, "Keeping a picture".
+    Explained in chapter 6, "Keeping a picture".
 
     Args:
         path: file name ending in `.png`.
@@ -162,7 +162,7 @@ def save_clip(path: str | os.PathLike, frames: ArrayLike, fps: float = 20.0) -> 
     Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
     The last frame stays for a second more.
 
-    Explained in chapter 5, "Keeping a picture".
+    Explained in chapter 6, "Keeping a picture".
 
     Args:
         path: file name ending in `.webp`, or in `.png` or `.apng` for animated PNG.

@@ -1,4 +1,4 @@
-"""The one loop: generations from one point of the history to the next (chapter 4).
+"""The one loop: generations from one point of the history to the next (chapter 5).
 
 The command line, the dashboard, the duel, the study and the surrogates all iterate `run`; to stop
 is to stop iterating.
@@ -40,7 +40,7 @@ def run(
 ) -> Iterator[tuple[Any, dict]]:
     """Train to each point in turn, measure the mean there, and stop a run that cannot recover.
 
-    A population with no spread in its fitness does not find its way back: see chapter 4, "What goes
+    A population with no spread in its fitness does not find its way back: see chapter 5, "What goes
     wrong".
 
     Args:

@@ -1,4 +1,4 @@
-"""Run folders: begun, resumed, written and loaded, by one trainer at a time (chapter 4, A2)."""
+"""Run folders: begun, resumed, written and loaded, by one trainer at a time (chapter 5, A2)."""
 
 import contextlib
 import dataclasses
@@ -204,7 +204,7 @@ class Run(NamedTuple):
     def frames(self, key: jax.Array, num_steps: int | None = None) -> jax.Array:
         """Grow it once and return every state.
 
-        Explained in chapter 5, "Eight lizards".
+        Explained in chapter 6, "Eight lizards".
 
         Args:
             key: decides the fire masks.
@@ -218,7 +218,7 @@ class Run(NamedTuple):
     def evaluate(self, keys: int = 8, factor: int = 1) -> np.ndarray:
         """Recompute the loss over fresh fire masks.
 
-        Explained in chapter 5, "How alike are they?".
+        Explained in chapter 6, "How alike are they?".
 
         Args:
             keys: number of rollouts.
@@ -240,7 +240,7 @@ class Run(NamedTuple):
 def list_runs() -> list[str]:
     """List the names of the runs that ship with the package.
 
-    Explained in chapter 5, "The other runs".
+    Explained in chapter 6, "The other runs".
     """
     return sorted(file.parent.name for file in SHIPPED.glob("*/run.json"))
 

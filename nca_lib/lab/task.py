@@ -1,4 +1,4 @@
-"""A configuration becomes a target, a start, a rule and what is minimised (chapter 4)."""
+"""A configuration becomes a target, a start, a rule and what is minimised (chapter 5)."""
 
 import functools
 import math
@@ -82,7 +82,7 @@ class Task(NamedTuple):
         `params`, grows from there takes its place in the pool. Without a pool see `aged_start`.
 
         Returns the start (H, W, C) float32 with the fire masks, see `fires`, and the pool.
-        Explained in chapter 5, "A lizard that heals".
+        Explained in chapter 7, "A lizard that heals".
         """
         if pool is None:
             return self.aged_start(params, key), None
@@ -99,7 +99,7 @@ class Task(NamedTuple):
 
         Without `age` they start from the seed. With it, only a third of the generations do. In the
         others the mean of the search distribution has already grown the start, for a number of
-        steps that is log-uniform from 1 to `age`, and it may be damaged. Explained in chapter 5, "A
+        steps that is log-uniform from 1 to `age`, and it may be damaged. Explained in chapter 7, "A
         lizard that lasts".
         """
         if self.config.age == 0:
@@ -216,7 +216,7 @@ def make_strategy(config: Config, params: Any, pool: Any = None, **settings: Any
 def learning_rates(config: Any) -> Callable[[int], float]:
     """Plan the size of the steps: they fall along a cosine, over generations.
 
-    Explained in chapter 4, "How large a step".
+    Explained in chapter 5, "How large a step".
     """
     start, share, total = config.learning_rate, config.learning_rate_end, config.generations
 
@@ -230,7 +230,7 @@ def learning_rates(config: Any) -> Callable[[int], float]:
 def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Descent, Callable]:
     """Set up what a configuration asks for, evolution or backpropagation.
 
-    Explained in chapter 6, "The same task, twice".
+    Explained in chapter 8, "The same task, twice".
 
     Args:
         task: from `make_task`. Where its configuration names a surrogate, that is what is trained.
@@ -271,7 +271,7 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
 def make_measure(task: Task, factor: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
     """Compile (params, keys) -> losses: how good weights are, and how surely.
 
-    Of (N,) random keys it makes (N,) float32; for `factor` see `Task.loss`. Explained in chapter 6,
+    Of (N,) random keys it makes (N,) float32; for `factor` see `Task.loss`. Explained in chapter 8,
     "The same task, twice".
     """
     return jax.jit(lambda params, keys: jax.lax.map(lambda k: task.loss(params, k, factor), keys))

@@ -1,4 +1,4 @@
-"""Evolve in a notebook: knobs in front of one training, or of several that race (chapters 4 and 6).
+"""Evolve in a notebook: knobs in front of one training, or of several that race (chapters 5 and 8).
 
 In the static book each function shows a finished run instead; see `nca_lib.show.widgets`.
 """
@@ -41,7 +41,7 @@ def evolution_dashboard(
     """Evolve a rule in the notebook, and turn the knobs while it learns.
 
     It needs nothing from the cells before it. Making a dashboard stops what trains in another.
-    Explained in chapter 4, "Turn the knobs".
+    Explained in chapter 5, "Turn the knobs".
 
     Args:
         config: where the knobs begin; fields without a knob stay as they are here.
@@ -62,7 +62,7 @@ def evolution_dashboard(
     if is_static():
         content = "" if run is None else _growth(run) + _losses(earlier)
         told = {name: (getattr(config, name), None) for name in (*LIVE, *ANEW)}
-        shown = still(content, told, "04_es_training").data  # what those see who have no scripts
+        shown = still(content, told, "05_es_training").data  # what those see who have no scripts
         return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')
     return _Dashboard(config, earlier, folder).box
 
@@ -170,7 +170,7 @@ def duel(
 
     They take turns: the next piece goes to the side that has had less time. Compiling does not
     count. A side that dies says so, and the others go on. Making a duel stops what trains in
-    another widget. Explained in chapter 6, "The same task, twice".
+    another widget. Explained in chapter 8, "The same task, twice".
 
     Args:
         configs: the sides by name, such as evolution and backprop.
@@ -190,7 +190,7 @@ def duel(
     if is_static():
         runs = runs or {}
         grown = [f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()]
-        chapter = "06_es_vs_backprop" if runs else "04_es_training"
+        chapter = "08_es_vs_backprop" if runs else "05_es_training"
         return still("".join([*grown, _losses(runs, "seconds")]), {}, chapter)
 
     def show():

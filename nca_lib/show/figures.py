@@ -1,4 +1,4 @@
-"""Pictures, clips and figures in a notebook, and the look of the book's figures (chapter 5)."""
+"""Pictures, clips and figures in a notebook, and the look of the book's figures (chapter 6)."""
 
 import base64
 import html
@@ -41,7 +41,7 @@ def show_images(
 ) -> HTML:
     """Show pictures in a row that wraps on narrow screens.
 
-    Explained in chapter 5, "Eight lizards".
+    Explained in chapter 6, "Eight lizards".
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or N pictures of different sizes.
@@ -87,7 +87,7 @@ def show_clip(
     A checkbox (or a tap on the picture) exchanges the clip for one of its frames. Readers whose
     system asks for reduced motion get that frame only. The last frame stays for a second more.
 
-    Explained in chapter 5, "A clip".
+    Explained in chapter 6, "A clip".
 
     Args:
         frames: pixels `(T, H, W, 3 or 4)`, T >= 1.

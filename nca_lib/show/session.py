@@ -1,6 +1,6 @@
 """A training that a notebook drives: piece by piece, in the background, and never two at once.
 
-`nca_lib.show.dashboard` puts knobs and pictures in front of it (chapters 4 and 6).
+`nca_lib.show.dashboard` puts knobs and pictures in front of it (chapters 5 and 8).
 """
 
 import atexit
@@ -63,7 +63,7 @@ class Training:
     What it evolves by are its `settings`, from the next piece on those of `config`. A sigma that
     was learned then grows or shrinks by the factor by which `std` does.
 
-    Explained in chapter 4, "Turn the knobs".
+    Explained in chapter 5, "Turn the knobs".
 
     Args:
         config: what to train.

@@ -1,4 +1,4 @@
-"""Knobs to turn in a notebook: what a setting does, seen at once (chapters 1 to 5).
+"""Knobs to turn in a notebook: what a setting does, seen at once (chapters 1 to 7).
 
 Each function takes its data and returns an ipywidgets box, to be the last value of a cell. What the
 library refuses leaves the library's message in the box. A static page has no kernel to answer:
@@ -278,7 +278,7 @@ def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told:
 def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     """Scrub through four lives of a trained rule, look below the surface, and wound it.
 
-    Explained in chapter 5, "A lizard that heals".
+    Explained in chapter 7, "A lizard that heals".
 
     Args:
         run: a trained run.
@@ -328,7 +328,7 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     given = dict(view=("picture", ["picture", *hidden]), when=(T, (0, 4 * T, 1)))
     given |= dict(row=(height // 2, (0, height - 1, 1)), column=(width // 2, (0, width - 1, 1)))
     given |= dict(radius=(height // 5, (0, height, 1)))
-    return explorer(draw, "05_visualization", click, step=(T, (0, 4 * T, 1)), **given)
+    return explorer(draw, "06_visualization", click, step=(T, (0, 4 * T, 1)), **given)
 
 
 def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:

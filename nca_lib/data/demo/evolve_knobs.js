@@ -8,7 +8,7 @@ var Knobs = (() => {
     "01_dataset.html#",
     "02_architecture.html#",
     "03_loss.html#",
-    "04_es_training.html#",
+    "05_es_training.html#",
   ];
 
   // Kind of control, by what stands in: `values` a slider, `choices` a list, `limits` a number, none

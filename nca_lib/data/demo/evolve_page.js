@@ -635,8 +635,8 @@
       for (const element of [this.trouble, ...this.alarms]) element.hidden = !text;
       if (!text) return;
       const from = this.best ? " from the best mean so far" : "";
-      const href = "04_es_training.html#what-goes-wrong";
-      const more = make("a", { href, target: "_blank", rel: "noopener" }, "More in chapter 4");
+      const href = "05_es_training.html#what-goes-wrong";
+      const more = make("a", { href, target: "_blank", rel: "noopener" }, "More in chapter 5");
       const cure = ` lowers them and begins a new run${from}. `;
       for (const alarm of this.alarms) alarm.textContent = `${GONE[this.state]} See why`;
       this.trouble.replaceChildren(text, " ", make("strong", {}, label), cure, more);
