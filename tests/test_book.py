@@ -15,6 +15,13 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 HTML = Path(os.environ.get("BOOK_HTML", ROOT / "_build" / "html")).resolve()
+
+
+def leads_on(path: Path) -> bool:
+    """Is this no page of its own: the root of the book, or an address of the first edition?"""
+    return 'http-equiv="refresh"' in path.read_text(encoding="utf-8")
+
+
 PAGES = sorted(
     str(path.relative_to(HTML))
     for path in HTML.rglob("*.html")
@@ -22,7 +29,8 @@ PAGES = sorted(
     # pages of highlighted source are alike, and one stands for all.
     if (
         path.relative_to(HTML).parts[0] not in ("_static", "_modules")
-        and path not in (HTML / "index.html", HTML / "404.html")
+        and path != HTML / "404.html"
+        and not leads_on(path)
     )
     or path == HTML / "_modules" / "nca_lib" / "model.html"
 )

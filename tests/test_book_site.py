@@ -9,10 +9,14 @@ from xml.etree import ElementTree
 import pytest
 from conftest import load_script
 from PIL import Image, ImageOps
-from test_book import parse
+from test_book import leads_on, parse
 
 BOOK = Path(__file__).parents[1] / "book"
 ADDRESS = "https://jane.github.io/lizards/"
+
+
+def pages(html: Path) -> list[Path]:
+    return [path for path in (html / "book").glob("*.html") if not leads_on(path)]
 
 
 def words(element) -> str:
@@ -46,7 +50,7 @@ def test_every_page_says_what_it_was_built_from(built):
     git = ["git", "-C", str(html), "log", "-1", "--format=commit %h of %cs"]
     commit = subprocess.check_output(git, text=True).strip()
     needed = [f"{name} {metadata.version(name)}" for name in ("jax", "flax", "evosax")]
-    for path in [html / "404.html", html / "search.html", *(html / "book").glob("*.html")]:
+    for path in [html / "404.html", html / "search.html", *pages(html)]:
         (footer,) = parse(path).select(".extra_footer p")
         said = [commit, *needed, "CC BY 4.0", "MIT License"]
         assert [text for text in said if text not in words(footer)] == []
@@ -82,9 +86,9 @@ def test_sitemap_names_every_page_where_an_address_is_known(built):
     html, repository = built
     assert (html / "sitemap.xml").exists() == bool(repository)
     if repository:
-        pages = ElementTree.parse(html / "sitemap.xml").getroot().itertext()
-        names = {path.name for path in (html / "book").glob("*.html")}
-        assert {page for page in pages if page.strip()} == {f"{ADDRESS}book/{n}" for n in names}
+        texts = ElementTree.parse(html / "sitemap.xml").getroot().itertext()
+        places = {f"{ADDRESS}book/{path.name}" for path in pages(html)}
+        assert {text for text in texts if text.strip()} == places
 
 
 def test_missing_pages_lead_back_from_any_depth(built):
@@ -98,11 +102,24 @@ def test_missing_pages_lead_back_from_any_depth(built):
     assert [target for target in local if not (html / target).exists()] == []
 
 
+def test_addresses_of_the_first_edition_lead_on(built):
+    html, _ = built
+    names = "04_es_training 05_visualization 06_es_vs_backprop 07_beyond_gradients 08_scaling_out"
+    for name in names.split():
+        page = parse(html / "book" / f"{name}.html")
+        (target,) = [link["href"] for link in page.select("a[href]")]
+        assert (
+            page.meta.find_next("meta", {"http-equiv": "refresh"})["content"] == f"0; url={target}"
+        )
+        assert name[3:] in target and not leads_on(html / "book" / target)
+        assert words(page.h1) in words(parse(html / "book" / target).h1)
+
+
 def test_each_page_ends_with_what_it_cites(built):
     html, _ = built
     entries = parse(html / "book" / "references.html").select("div.citation[id]")
     known = {f"references.html#{entry['id']}": words(entry) for entry in entries}
-    for path in (html / "book").glob("*.html"):
+    for path in pages(html):
         page = parse(path)
         links = page.select("article a[href^='references.html#']:not(#references a)")
         cited = {link["href"]: known[link["href"]] for link in links if path.stem != "index"}
@@ -111,4 +128,4 @@ def test_each_page_ends_with_what_it_cites(built):
         assert {item.a["href"]: words(item) for item in items} == cited, path.stem
         numbers = [int(item.a.get_text().strip("[]")) for item in items]
         assert numbers == sorted(set(numbers))
-        assert cited or not re.match(r"0[3-8]_", path.stem)
+        assert cited or not re.match(r"(0[3-9]|10)_", path.stem)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import add_remote, load_script
+from test_book_site import pages
 
 from nca_lib.train import PRESETS
 
@@ -154,7 +155,7 @@ def test_each_page_leads_to_its_own_notebook_which_runs_anywhere(built):
     html, repository = built
     links = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"?]*)'
     title = r'id="(exercise-\w+-\d+)">\s*<p [^>]*><span class="caption-number">(.*?) ?</span>'
-    for path in (html / "book").glob("*.html"):
+    for path in pages(html):
         text, source = path.read_text(encoding="utf-8"), BOOK / f"{path.stem}.ipynb"
         buttons = [f"{COLAB}/{source.name}"] if source.exists() else []
         buttons += [f"https://github.com/jane/lizards{end}" for end in ("", "/issues/new")]

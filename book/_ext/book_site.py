@@ -19,6 +19,14 @@ from publishing import ROOT, find_repository, git
 
 GROWN = ROOT / "nca_lib" / "data" / "runs" / "lizard-regenerating"
 CARD = "card.png"  # under _static
+# Pages of the first edition, and where what they held is now.
+MOVED = {
+    "04_es_training": "05_es_training",
+    "05_visualization": "06_visualization",
+    "06_es_vs_backprop": "08_es_vs_backprop",
+    "07_beyond_gradients": "09_beyond_gradients",
+    "08_scaling_out": "10_scaling_out",
+}
 CARD_SIZE = (1200, 630)  # pixels, what those who show cards ask for
 CARD_ALT = "A small green lizard in square cells beside the title of the book"
 
@@ -96,21 +104,20 @@ def meta_tags(title: str, description: str, address: str) -> str:
 
 
 def redirect(title: str, target: str, icon: str, tags: str) -> str:
-    """The page at the root of the book, which leads on to its front page at once.
+    """A page that leads on to another at once: from the root of the book, or from an old address.
 
     Args:
-        title: of the book, plain text.
-        target: the front page, from the root.
-        icon: file name of a picture under _static.
+        title: of the other page, plain text.
+        target: the other page, from this one.
+        icon: a picture, from this one.
         tags: from `meta_tags`.
     """
     title = html.escape(title)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" /><title>{title}</title>'
         f'<meta http-equiv="refresh" content="0; url={target}">{tags}'
-        f'<link rel="icon" href="_static/{icon}"></head>'
-        f'<body><h1>{title}</h1><p><a href="{target}">Begin at the front page</a></p></body>'
-        "</html>\n"
+        f'<link rel="icon" href="{icon}"></head>'
+        f'<body><h1><a href="{target}">{title}</a></h1></body></html>\n'
     )
 
 
@@ -184,10 +191,13 @@ def setup(app):
         text = front_page.read_text(encoding="utf-8")
         description = re.search('<meta name="description" content="([^"]*)">', text)[1]
         tags = meta_tags(title, html.unescape(description), address)
-        picture = Path(app.config.html_favicon).name
-        (Path(app.outdir) / "index.html").write_text(
-            redirect(title, f"{app.config.root_doc}.html", picture, tags), encoding="utf-8"
-        )
+        icon = f"_static/{Path(app.config.html_favicon).name}"
+        leads_on = {"index": redirect(title, f"{app.config.root_doc}.html", icon, tags)}
+        for old, new in MOVED.items():
+            heading = app.env.titles[f"book/{new}"].astext()
+            leads_on[f"book/{old}"] = redirect(heading, f"{new}.html", f"../{icon}", "")
+        for name, page in leads_on.items():
+            (Path(app.outdir) / f"{name}.html").write_text(page, encoding="utf-8")
         if address:
             card = Path(app.outdir) / "_static" / CARD
             draw_card(app.config.html_title).save(card, optimize=True)
