@@ -458,8 +458,10 @@ def test_a_swipe_that_begins_on_a_slider_scrolls_and_leaves_it(read):
 
     told, first = reader.tab.locator("output[for=evolve-std]"), reader.knob("std")
     swipe(-0.2, 0)
+    reader.tab.wait_for_function(
+        "(first) => Number(document.querySelector('#evolve-std').value) > first", arg=float(first)
+    )
     before, text = reader.knob("std"), told.inner_text()
-    assert float(before) > float(first)
     place = reader.tab.evaluate("scrollY")
     swipe(-0.6, -300)
     reader.tab.wait_for_function("(place) => scrollY > place", arg=place)
