@@ -32,6 +32,7 @@ ENGINE = ("rollout", "evolve", "crew")  # what a worker runs, too
 # What a page with evolution loads in addition, in this order.
 EVOLUTION = (*ENGINE, "record", "evolve-data")
 EVOLUTION += ("evolve_target", "evolve_views", "evolve_knobs", "evolve_pad", "evolve_page")
+BREEDING = ("rollout", "evolve", "record", "breed")
 RIVALS = ("lizard", "lizard-pgpe", "lizard-backprop")  # drawn beside a reader's own lizard
 POINTS = 80  # of a history, evenly spread on a logarithmic axis
 SIDE, ACROSS = 128, 6  # pixels of an emoji, and emoji in a row of the sheet
@@ -114,10 +115,15 @@ def worker_source() -> str:
 
 
 def add_evolution(app, pagename, templatename, context, doctree):
-    """Hook for Sphinx: load the scripts of evolution where a page has a place for it."""
-    if 'class="nca-evolve"' in context.get("body", ""):
-        for name in EVOLUTION:
-            app.add_js_file(f"{name}.js", loading_method="defer", priority=600)
+    """Hook for Sphinx: load the scripts of evolution and breeding where a page has a place for it."""
+    body = context.get("body", "")
+    scripts = EVOLUTION if 'class="nca-evolve"' in body else ()
+    if 'class="nca-evolve nca-breed"' in body:
+        scripts = dict.fromkeys((*scripts, *BREEDING))  # each once
+        app.add_css_file("breed.css", priority=600)
+    for name in scripts:
+        app.add_js_file(f"{name}.js", loading_method="defer", priority=600)
+    if scripts:
         app.add_css_file("evolve.css")
 
 

@@ -241,8 +241,10 @@
         event.preventDefault();
         this.copyLink();
       };
-      const events = { pointerenter: renew, focus: renew, click };
+      const fresh = { pointerenter: renew, focus: renew };
+      const events = { ...fresh, click };
       this.link = make("a", { href: "#", class: "evolve-link", ...events }, "Link to this pattern");
+      this.breeder = make("a", { href: "breed.html", class: "evolve-link", ...fresh }, "Breed it");
       this.kept = make("span", { class: "evolve-kept", role: "status" });
       this.renewer = button("Show the newest", () => this.playWithIt());
       this.keepers = [
@@ -258,6 +260,7 @@
         button("Open weights", () => this.opener.click()),
         this.opener,
         this.link,
+        this.breeder,
         this.kept,
       );
     }
@@ -647,13 +650,15 @@
       const { model } = this;
       const hasSome = model && !(this.isLost && Views.isBarren(model));
       for (const keeper of [...this.keepers, this.renewer]) keeper.disabled = !hasSome;
-      this.link.hidden = !hasSome;
+      this.link.hidden = this.breeder.hidden = !hasSome;
       this.refreshLink();
     }
 
     /* The link to what there is by now. */
     refreshLink() {
-      if (this.model) this.link.href = `#${NCA.toLink(this.model)}`;
+      if (!this.model) return;
+      this.link.href = `#${NCA.toLink(this.model)}`;
+      this.breeder.href = `breed.html${this.link.hash}`;
     }
 
     /* Population and growth of what there is. */
