@@ -176,7 +176,7 @@ def test_the_root_leads_on_and_says_what_it_is():
 def test_terms_and_citations_say_what_they_mean(tab, width):
     """Under the pointer and under the keyboard; Escape closes, the pointer may rest on the text."""
     tab.clock.install()
-    tab.goto((HTML / "book" / "05_es_training.html").as_uri())
+    tab.goto((HTML / "book" / "04_evolution.html").as_uri())
     box = tab.get_by_role("tooltip")
 
     def place_in_view():

@@ -4,10 +4,11 @@ var Knobs = (() => {
   "use strict";
 
   const { make } = NCA;
-  const [TARGET, RULE, LOSS, ES] = [
+  const [TARGET, RULE, LOSS, BY_HAND, TRAINING] = [
     "01_dataset.html#",
     "02_architecture.html#",
     "03_loss.html#",
+    "04_evolution.html#",
     "05_es_training.html#",
   ];
 
@@ -19,28 +20,28 @@ var Knobs = (() => {
       values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
       isNear: true,
       says: "How far the variations lie from the mean at first. Too far, and all of them die or explode.",
-      link: ES + "the-estimator-and-its-mirror-image",
+      link: BY_HAND + "the-estimator-and-its-mirror-image",
     },
     learning_rate: {
       label: "Learning rate",
       values: [0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 6, 10],
       isNear: true,
       says: "How far the mean moves towards the better ones. Too far, and the loss jumps.",
-      link: ES + "how-large-a-step",
+      link: TRAINING + "how-large-a-step",
     },
     population: {
       label: "Population",
       values: [8, 16, 32, 48, 64, 96, 128, 192, 256],
       isNear: true,
       says: "Variations in a generation. More show the way better, but take longer.",
-      link: ES + "ask-evaluate-tell",
+      link: BY_HAND + "ask-evaluate-tell",
     },
     std_rate: {
       label: "Rate of σ",
       values: [0, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1],
       isNear: true,
       says: "How fast evolution adjusts the σ of each weight. At 0 every σ stays as it is.",
-      link: ES + "a-sigma-for-every-weight",
+      link: TRAINING + "a-sigma-for-every-weight",
     },
     num_steps: {
       label: "Steps",
@@ -51,17 +52,17 @@ var Knobs = (() => {
     ranks: {
       label: "Ranks",
       says: "Only the order of the members counts, not how far apart their losses are.",
-      link: ES + "only-the-order-counts",
+      link: BY_HAND + "only-the-order-counts",
     },
     pairs: {
       label: "Mirrored pairs",
       says: "Every member has a partner with the opposite noise.",
-      link: ES + "the-estimator-and-its-mirror-image",
+      link: BY_HAND + "the-estimator-and-its-mirror-image",
     },
     shared_luck: {
       label: "Shared luck",
       says: "Chance picks the cells that act: the same in all members, or some are merely lucky.",
-      link: LOSS + "luck",
+      link: BY_HAND + "what-ranks-and-shared-luck-are-worth",
     },
     strategy: {
       label: "Strategy",
@@ -73,13 +74,13 @@ var Knobs = (() => {
       says:
         "OpenAI-ES has one σ for all weights, PGPE learns one for each. Whitened PGPE also makes " +
         "noise weaker where the inputs of a layer are strong, so that all inputs matter alike.",
-      link: ES + "noise-that-the-cells-shape",
+      link: TRAINING + "noise-that-the-cells-shape",
     },
     seed: {
       label: "Seed",
       limits: Evolution.LIMITS.seed,
       says: "The same seed repeats the same history, on any machine. Another finds another rule.",
-      link: ES + "ask-evaluate-tell",
+      link: BY_HAND + "ask-evaluate-tell",
     },
     size: {
       label: "Target size",
