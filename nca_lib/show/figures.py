@@ -144,7 +144,7 @@ def plot_losses(
     The figure is none of pyplot's: it appears once, where it is the last value of a cell, and may
     be drawn in any thread.
 
-    Explained in chapter 4, "Half a minute of evolution".
+    Explained in chapter 5, "Noise that the cells shape".
 
     Args:
         histories: for each curve its name and its columns, as a history file has them.
