@@ -26,7 +26,7 @@ def draw_starts(
     """Take `count` starts out of the pool; the worst begins anew from the seed.
 
     Of the others a share is damaged. What died or explodes teaches nothing, and begins anew, too.
-    Explained in chapter 8, "Through many steps".
+    Explained in chapter 7, "Starts that have lived".
 
     Returns:
         Their places in the pool, and the starts, the seed first.

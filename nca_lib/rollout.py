@@ -194,7 +194,7 @@ def disc(
 def damage(key: Key[Array, ""], state: State) -> State:
     """Erase about half of a grid, or a disc of an eighth to a quarter of its side in radius.
 
-    Explained in chapter 7, "A lizard that heals".
+    Explained in chapter 7, "Wounded starts".
     """
     height, width, _ = state.shape
     coin, angle, offset, radius, row, column = jax.random.uniform(key, (6,), jnp.float32)

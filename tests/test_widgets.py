@@ -624,7 +624,7 @@ def stills(run):
     yield "02_architecture", widgets.step_explorer(model, state, np.ones((32, 32), bool))
     yield "03_loss", widgets.loss_explorer(run, side=5)
     yield "05_es_training", dashboard.evolution_dashboard(PRESETS["pocket"], run)
-    yield "06_visualization", widgets.growth_player(run)
+    yield "07_persistence", widgets.growth_player(run)
     sides = {"evolution": TINY, "backprop": DESCENT}
     yield "08_es_vs_backprop", dashboard.duel(sides, {"a": run, "b": load_run("lizard-backprop")})
 

@@ -18,7 +18,8 @@ def wounds(config: Config) -> dict[str, Bool[Array, "H W"]]:
     """Mark what each wound erases: eight halves, a disc in the middle and a diagonal band.
 
     The halves lie every 45 degrees, clockwise from the right one. The radius of the disc and the
-    width of the band are a quarter of the target's side.
+    width of the band are a quarter of the target's side. Explained in chapter 7, "How healing is
+    measured".
     """
     side, quarter = config.size + 2 * config.padding, config.size / 4
     erased = {f"half at {a}°": half(side, side, math.radians(a)) for a in range(0, 360, 45)}
@@ -36,9 +37,9 @@ def recover(
 ) -> Float[Array, "N T"]:
     """Grow for the trained steps, erase what `wound` marks, go on for T = `num_steps` more.
 
-    There is a life for each key. Of each state after the wound it tells the loss in units of what
-    the rule scores when it grows from the seed (`Task.loss`, the mean over the same lives): 1 is as
-    good as grown.
+    There is a rollout for each key. Of each state after the wound it tells the loss in units of
+    what the rule scores when it grows from the seed (`Task.loss`, the mean over the same rollouts):
+    1 is as good as grown. Explained in chapter 7, "How healing is measured".
     """
     model, target = task.merge(params), jnp.asarray(task.target)
 

@@ -96,7 +96,7 @@ def checkerboard(height: int, width: int) -> np.ndarray:
 def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
     """Enlarge pixels by a whole factor, each becoming a sharp square.
 
-    Explained in chapter 6, "Keeping a picture".
+    Explained in chapter 6, "A clip".
 
     Args:
         pixels: `(H, W, 3 or 4)`, with up to two more axes in front.
@@ -143,7 +143,7 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
 def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
     """Write one picture; an existing file is replaced only once the new one is complete.
 
-    Explained in chapter 6, "Keeping a picture".
+    Explained in chapter 6, "A clip".
 
     Args:
         path: file name ending in `.png`.
@@ -162,7 +162,7 @@ def save_clip(path: str | os.PathLike, frames: ArrayLike, fps: float = 20.0) -> 
     Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
     The last frame stays for a second more.
 
-    Explained in chapter 6, "Keeping a picture".
+    Explained in chapter 6, "A clip".
 
     Args:
         path: file name ending in `.webp`, or in `.png` or `.apng` for animated PNG.

@@ -218,7 +218,7 @@ class Run(NamedTuple):
     def evaluate(self, keys: int = 8, factor: int = 1) -> np.ndarray:
         """Recompute the loss over fresh fire masks.
 
-        Explained in chapter 6, "How alike are they?".
+        Explained in chapter 3, "Luck".
 
         Args:
             keys: number of rollouts.

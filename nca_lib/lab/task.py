@@ -82,7 +82,7 @@ class Task(NamedTuple):
         `params`, grows from there takes its place in the pool. Without a pool see `aged_start`.
 
         Returns the start (H, W, C) float32 with the fire masks, see `fires`, and the pool.
-        Explained in chapter 7, "A lizard that heals".
+        Explained in chapter 7, "Starts that have lived".
         """
         if pool is None:
             return self.aged_start(params, key), None
@@ -99,8 +99,8 @@ class Task(NamedTuple):
 
         Without `age` they start from the seed. With it, only a third of the generations do. In the
         others the mean of the search distribution has already grown the start, for a number of
-        steps that is log-uniform from 1 to `age`, and it may be damaged. Explained in chapter 7, "A
-        lizard that lasts".
+        steps that is log-uniform from 1 to `age`, and it may be damaged. Explained in chapter 7,
+        "Starts that have lived".
         """
         if self.config.age == 0:
             return self.start, self.fires(key)

@@ -278,7 +278,7 @@ def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told:
 def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     """Scrub through four lives of a trained rule, look below the surface, and wound it.
 
-    Explained in chapter 7, "A lizard that heals".
+    Explained in chapter 7, "Wounded starts".
 
     Args:
         run: a trained run.
@@ -328,7 +328,7 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     given = dict(view=("picture", ["picture", *hidden]), when=(T, (0, 4 * T, 1)))
     given |= dict(row=(height // 2, (0, height - 1, 1)), column=(width // 2, (0, width - 1, 1)))
     given |= dict(radius=(height // 5, (0, height, 1)))
-    return explorer(draw, "06_visualization", click, step=(T, (0, 4 * T, 1)), **given)
+    return explorer(draw, "07_persistence", click, step=(T, (0, 4 * T, 1)), **given)
 
 
 def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
