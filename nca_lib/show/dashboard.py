@@ -191,7 +191,7 @@ def duel(
         runs = runs or {}
         grown = [f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()]
         chapter = "08_es_vs_backprop" if runs else "05_es_training"
-        return still("".join([*grown, _losses(runs, "seconds")]), {}, chapter)
+        return still("".join([*grown, _losses(runs)]), {}, chapter)
 
     def show():
         for name, side in driver.sides.items():
