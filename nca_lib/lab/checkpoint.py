@@ -155,7 +155,7 @@ def previous(path: str | Path) -> Path:
 def read(path: str | Path) -> tuple[list[np.ndarray], dict]:
     """Read and verify one checkpoint file.
 
-    Explained in appendix A2, "One wrong bit".
+    Explained in appendix A2, "Whole or absent".
 
     Args:
         path: the file.

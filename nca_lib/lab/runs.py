@@ -35,7 +35,7 @@ def hold(folder: Path) -> Iterator[None]:
     The kernel guards the lock: whoever dies, however suddenly, lets go of it. A folder on a network
     may have no locks; what another machine has written is noticed by `checkpoint.save`.
 
-    Explained in appendix A2, "Two trainers, one folder".
+    Explained in appendix A2, "What a run survives".
 
     Args:
         folder: the run folder.
@@ -65,7 +65,7 @@ def retry(write: Callable[[], Any]) -> Any:
     """Try to write, and if that fails a few times more, ever later: a slow folder may come back.
 
     Returns what it returns; an OSError says that it failed each time. Explained in appendix A2,
-    "Slow folders".
+    "Going on".
     """
     for delay in DELAYS:
         try:
