@@ -35,7 +35,7 @@ export PIP_USER := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install book runs study queue surrogates faults serve test test-lowest test-runs test-colab colab dist links audit lint format lock clean distclean
+.PHONY: help install book pdf runs study queue surrogates faults serve test test-lowest test-runs test-colab colab dist links audit lint format lock clean distclean
 
 help:  ## list the targets
 	@echo "To begin, either of these; the first one installs, too, which takes a few minutes:"
@@ -69,6 +69,9 @@ book: $(INSTALLED)  ## run the chapters and build the book
 	$(BIN)/jupyter-book build $(SOURCE) --path-output . $(if $(STALE),--all) $(ARGS)
 	@touch _build/.built
 	@echo "The book lies at $(CURDIR)/$(HTML)/index.html"
+
+pdf: $(INSTALLED)  ## make a PDF of the built book, to which its front page then leads
+	$(BIN)/python book/_ext/pdf.py $(HTML)
 
 runs: $(INSTALLED)  ## train the shipped runs again, into runs/; says first how long it takes
 	$(BIN)/python book/experiments/retrain.py $(ARGS)
