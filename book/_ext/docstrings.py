@@ -14,7 +14,7 @@ import textwrap
 
 from docutils import nodes
 
-POINTER = re.compile(r'\b((?:chapter|appendix) A?\d)\b(?:,\s+"([^"]+)")?', re.I)
+POINTER = re.compile(r'\b((?:chapter|appendix) (?:A\d|\d+))\b(?:,\s+"([^"]+)")?', re.I)
 
 
 def heading(text: str) -> str:
