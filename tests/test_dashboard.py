@@ -1,4 +1,4 @@
-"""The dashboard of chapter 5 in a real JupyterLab, in a browser: move, start, change, compare."""
+"""Dashboard and duel of chapter 4 in a real JupyterLab, in a browser: move, start, compare."""
 
 import os
 import re
@@ -22,7 +22,7 @@ pytestmark = [
 
 SCREENSHOTS = Path(__file__).parents[1] / "_build" / "screenshots"  # of failures
 PATIENCE = 240_000  # milliseconds until something is deemed not to happen
-CELL = """
+SETTINGS = """
 import dataclasses
 import nca_lib
 from nca_lib.show import dashboard
@@ -30,21 +30,23 @@ from nca_lib.train import PRESETS
 
 nca_lib.use_cores()
 short = dict(size=16, num_steps=16, window=4, population=32, generations=100_000)
-dashboard.evolution_dashboard(dataclasses.replace(PRESETS["pocket"], **short))
+short = dataclasses.replace(PRESETS["pocket"], **short)
 """.strip()
+CELL = f"{SETTINGS}\ndashboard.evolution_dashboard(short)"
+DUEL = f"""{SETTINGS}
+sides = {{f"σ {{std}}": dataclasses.replace(short, std=std) for std in (0.03, 2, 0.01)}}
+dashboard.duel(sides, seconds=1e6)"""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab server of its own with one notebook: the address of that."""
+    """A JupyterLab server of its own with a notebook for each widget: its address."""
     folder, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("jupyter")
-    nbformat.write(
-        nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(CELL)],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        ),
-        folder / "dashboard.ipynb",
-    )
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    for name, cell in {"dashboard": CELL, "duel": DUEL}.items():
+        cells = [nbformat.v4.new_code_cell(cell)]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     places = ("CONFIG_DIR", "RUNTIME_DIR", "DATA_DIR")
@@ -77,7 +79,7 @@ def lab(tmp_path_factory):
         pytest.fail("JupyterLab did not start:\n" + "".join(said[-20:]))
     reader = threading.Thread(target=lambda: said.extend(process.stderr))  # or the pipe fills up
     reader.start()
-    yield f"http://127.0.0.1:{port}/lab/tree/dashboard.ipynb?reset"
+    yield f"http://127.0.0.1:{port}/lab/tree"
     process.terminate()
     process.wait(60)
     reader.join(60)
@@ -86,12 +88,12 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def tab(chromium, lab, request):
-    """The notebook, opened and its cell run; a screenshot is kept if the test fails."""
+    """A notebook, opened and its cell run; a screenshot is kept if the test fails."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1400})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     failed_before = request.session.testsfailed
-    page.goto(lab)
+    page.goto(f"{lab}/{request.param}.ipynb?reset")
     page.locator(".jp-CodeCell .cm-content").first.click()
     # Before the kernel answers, a cell that is to run is forgotten.
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
@@ -142,14 +144,12 @@ CURVE = '.jp-OutputArea svg[aria-label^="Loss against rollouts"]'
 DIFFERS = "([what, old]) => document.querySelector(what).getAttribute('src') !== old"
 
 
-def slide(page, name, key, times=1):
+def slide(page, name, key):
     """Move a knob with the keyboard."""
-    handle = page.locator(".widget-hslider", has_text=name).first.locator(".noUi-handle")
-    handle.focus()
-    for _ in range(times):
-        handle.press(key)
+    page.locator(".widget-hslider", has_text=name).first.locator(".noUi-handle").press(key)
 
 
+@pytest.mark.parametrize("tab", ["dashboard"], indirect=True)
 def test_a_reader_moves_sigma_trains_rewinds_lays_trials_over_and_kills_one(tab):
     button(tab, "Start").wait_for()
     slide(tab, "Noise σ", "ArrowRight")
@@ -163,8 +163,8 @@ def test_a_reader_moves_sigma_trains_rewinds_lays_trials_over_and_kills_one(tab)
     click(tab, "Start")
     assert numbers(tab)[1] < 0.06  # an empty grid scores 0.04
     numbers(tab, "loss < 0.024")
-    slide(tab, "Noise σ", "ArrowLeft", 3)
-    slide(tab, "Learning rate", "ArrowLeft")
+    for knob in ("Noise σ", "Rate of σ", "Learning rate"):
+        slide(tab, knob, "ArrowLeft")
     changed = numbers(tab)[0]
     numbers(tab, f"generation > {changed}")  # it goes on
     click(tab, "Pause")
@@ -184,3 +184,21 @@ def test_a_reader_moves_sigma_trains_rewinds_lays_trials_over_and_kills_one(tab)
 
     click(tab, "Dies")  # a story
     tab.locator(".jp-OutputArea [role=status]", has_text="members died").wait_for()
+
+
+@pytest.mark.parametrize("tab", ["duel"], indirect=True)
+def test_of_three_sigmas_that_race_one_dies_and_two_go_on(tab):
+    click(tab, "Start")
+    tab.locator(".jp-OutputArea [role=status]", has_text="generation 1: ").wait_for()
+    tab.wait_for_function(
+        r"""() => {
+            const text = document.querySelector(".jp-OutputArea").innerText.replaceAll(",", "");
+            const done = [...text.matchAll(/generation (\d+) of/g)].map((found) => found[1]);
+            return done.filter((generation) => generation > 9).length === 2;
+        }"""
+    )
+    click(tab, "Pause")
+    wait_until_enabled(tab, "Resume")
+    tab.locator(
+        '.jp-OutputArea svg[aria-label*="σ 0.03 ends"][aria-label*="σ 0.01 ends"]'
+    ).wait_for()

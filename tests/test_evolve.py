@@ -21,7 +21,7 @@ from nca_lib.show import page as demo
 ENGINE = ("nca", "rollout", "evolve", "crew", "record")
 SCRIPTS = "\n".join((demo.DEMO / f"{name}.js").read_text(encoding="utf-8") for name in ENGINE)
 BTOA = "var btoa = (t) => Uint8Array.from(t, (c) => c.charCodeAt(0)).toBase64();"
-KNOBS = {"ranks": True, "pairs": True, "shared_luck": True}
+KNOBS = {"pairs": True}
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,13 @@ TELL = """(() => {
 })()"""
 
 
+@pytest.mark.parametrize("ranks", [True, False])
 @pytest.mark.parametrize(("name", "rate"), [("open_es", 0.01), ("pgpe", 0.6), ("whitened", 0.6)])
-def test_a_generation_of_each_strategy_is_that_of_python(v8, name, rate):
+def test_a_generation_of_each_strategy_is_that_of_python(v8, name, rate, ranks):
     network = {"channels": 5, "hidden": 6, "size": 8, "padding": 2, "population": 8}
     schedule = {"learning_rate": rate, "learning_rate_end": 0.3, "generations": 4}
-    config = dataclasses.replace(PRESETS["quick"], strategy=name, **network, **schedule)
+    told = {"strategy": name, "ranks": ranks} | network | schedule
+    config = dataclasses.replace(PRESETS["quick"], **told)
     task, rng = make_task(config), np.random.default_rng(0)
     strategy = make_strategy(config, task.params)
     mean = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), "float32"), task.params)

@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import warnings
 from xml.etree import ElementTree
 
 import matplotlib
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from matplotlib.colors import to_rgb as parse_colour
-from matplotlib.scale import LogScale, register_scale
 from nbclient import NotebookClient
 from PIL import Image
 from test_figures import contrast
@@ -98,17 +96,14 @@ def book_style():
     with plt.rc_context():
         figures.use_style()
         yield
-    with warnings.catch_warnings():  # matplotlib's own scale names the parameter that it gave up
-        warnings.simplefilter("ignore", PendingDeprecationWarning)
-        register_scale(LogScale)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
     [
         (1e-3, 1e4, "0.001 0.01 0.1 1 10 100 1000 10000"),
-        (1e-6, 1e-3, "1e-6 1e-5 0.0001 0.001"),
-        (1e4, 1e7, "10000 1e5 1e6 1e7"),
+        (1e-6, 1e-3, "1e-06 1e-05 0.0001 0.001"),
+        (1e4, 1e7, "10000 100000 1e+06 1e+07"),
         (0.011, 0.04, "0.02 0.03 0.04"),  # between the powers of ten
     ],
 )

@@ -126,6 +126,16 @@ def test_members_of_a_larger_network_start_as_far_from_the_mean(sizes):
     assert length == pytest.approx(config.std * math.sqrt(count), rel=1e-4)
 
 
+def test_without_shared_luck_members_that_are_alike_differ():
+    run = load_run("lizard")
+    shared, _ = run.task.prepare(run.params, jax.random.key(0))
+    alike = jax.tree.map(lambda x: x * (1 + 1e-6), run.params)
+    for luck in (True, False):
+        task = run.task._replace(config=dataclasses.replace(run.config, shared_luck=luck))
+        one, other = (float(task.live(params, shared)[0]) for params in (run.params, alike))
+        assert (abs(one - other) < 1e-5) == luck
+
+
 # Run folders
 
 

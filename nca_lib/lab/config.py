@@ -62,6 +62,8 @@ class Config:
         0.5, "step at the start: Adam's, or in units of sigma where those are learned", 1e-9, 1e3
     )
     learning_rate_end: float = _field(0.1, "share of it at the end, along a cosine", 0.0, 1e3)
+    ranks: bool = _field(True, "evolution heeds the order of members, not how far apart they are")
+    shared_luck: bool = _field(True, "the same cells fire in all members of a generation")
     generations: int = _field(125_000, "how many", 1, 1_000_000_000)
     init: str = _field("", "start from the weights of this run: a shipped one, or a folder")
     age: int = _field(0, "most steps a start has lived; at 0 all start from the seed", 0, 1_000_000)

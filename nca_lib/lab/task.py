@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from nca_lib.backprop import Descent, adam_of_directions, make_descend
 from nca_lib.evolution import Strategy, make_evolve, open_es, pgpe, population_mesh, second_moments
@@ -121,8 +122,11 @@ class Task(NamedTuple):
 
     def live(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> tuple:
         """Grow one member from what is prepared: its loss, as evolution minimises it, and end."""
-        reach = None if self.config.starts_grown else 0
-        return self.judge(params, *shared, reach, self.config.overflow)
+        reach, (start, fires) = None if self.config.starts_grown else 0, shared
+        if not self.config.shared_luck:  # members differ in their weights, and so in these bits
+            bits = jax.lax.bitcast_convert_type(ravel_pytree(params)[0].sum(), jnp.uint32)
+            fires = self.fires(jax.random.key(bits))
+        return self.judge(params, start, fires, reach, self.config.overflow)
 
     def fitness(self, params: Any, shared: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Grow one member from what is prepared and measure: what evolution minimises."""
@@ -205,12 +209,26 @@ def make_strategy(config: Config, params: Any, pool: Any = None, **settings: Any
     """
     config = types.SimpleNamespace(**vars(config) | settings)
     std, rates = config.std, learning_rates(config)
-    if config.strategy == "open_es":
-        return open_es(params, config.population, std, rates, pool)
     if whitens := config.strategy == "whitened":
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         std *= min(1.0, math.sqrt(1064 / count))
-    return pgpe(params, config.population, std, rates, config.std_rate, whitens, pool)
+    if config.strategy == "open_es":
+        strategy = open_es(params, config.population, std, rates, pool)
+    else:
+        strategy = pgpe(params, config.population, std, rates, config.std_rate, whitens, pool)
+    if not config.ranks:
+        strategy.algorithm.fitness_shaping_fn = _proportions
+    return strategy
+
+
+def _proportions(population: Any, fitness: jax.Array, *_: Any) -> jax.Array:
+    """What stands for ranks: the fitness (N,), moved and scaled to their mean and deviation.
+
+    What is not finite counts as the worst of the others.
+    """
+    finite = jnp.minimum(fitness, jnp.max(fitness, where=jnp.isfinite(fitness), initial=0.0))
+    deviation = math.sqrt((len(fitness) + 1) / (len(fitness) - 1) / 12)  # of ranks
+    return deviation * (finite - finite.mean()) / jnp.maximum(finite.std(), 1e-30)
 
 
 def learning_rates(config: Any) -> Callable[[int], float]:

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 
 from nca_lib.lab import images
 from nca_lib.lab.config import FRESH, PRESETS, Config
-from nca_lib.lab.images import check
 from nca_lib.lab.runs import HISTORY, Run
 from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import grid_of, is_static, make_knobs, notice, refusals, still
@@ -28,11 +28,12 @@ from nca_lib.target import list_emoji
 
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
+# What becomes of members, and its colours.
+FATES = {"alive": "#8fbcdb", "dead": "#808080", "exploded": "#d55e00"}
 # One click each: what differs from the start.
 STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
-STORIES |= {"Explodes": {"std": 2}, "Tiny population": {"population": 8}}
-# What becomes of members, and the colours of their frames and bars.
-FATES = {"living": (143, 188, 219), "dead": (128, 128, 128), "exploded": (213, 94, 0)}
+STORIES |= {"Explodes": {"std": 1}, "Tiny population": {"population": 8}}
+STORIES |= {"No shared luck": {"shared_luck": False}, "No ranks": {"ranks": False}}
 
 
 def evolution_dashboard(
@@ -56,14 +57,13 @@ def evolution_dashboard(
     Raises:
         ValueError: the configuration does not evolve towards a picture, or cannot run.
     """
-    check(config.strategy != "backprop", "strategy", config.strategy, "one of evolution")
-    check(config.goal == "target", "goal", config.goal, "'target'")
+    images.check(config.strategy != "backprop", "strategy", config.strategy, "one of evolution")
+    images.check(config.goal == "target", "goal", config.goal, "'target'")
     earlier = {} if run is None else {"earlier run": run}
     if is_static():
-        content = "" if run is None else _growth(run) + _losses(earlier)
-        told = {name: (getattr(config, name), None) for name in (*LIVE, *ANEW)}
-        shown = still(content, told, "05_es_training").data  # what those see who have no scripts
-        return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')
+        told = knobs.settings(config, (*LIVE, *ANEW))
+        shown = still(_side_by_side(earlier), told, "05_es_training").data
+        return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')  # without scripts
     return _Dashboard(config, earlier, folder).box
 
 
@@ -122,11 +122,12 @@ class _Dashboard:
         if vars(self.trial.config)[name] == value:
             return
         with refusals(self.driver.message):
+            config = dataclasses.replace(self.trial.config, **{name: value})
             if name in LIVE:
-                self.trial.change(**{name: value})
+                self.trial.config = config
                 self.redraw()
             else:
-                self.enter(Training(dataclasses.replace(self.trial.config, **{name: value})))
+                self.enter(Training(config))
         self.follow()  # where it was refused
 
     def tell(self, story: Mapping) -> None:
@@ -135,7 +136,7 @@ class _Dashboard:
         self.driver.start()
 
     def restore(self) -> None:
-        check(self.ledger.value, "trial", None, "one that is clicked in the list")
+        images.check(self.ledger.value, "trial", None, "one that is clicked in the list")
         self.enter(copy.copy(self.ledger.value[-1]))
 
     def delete(self) -> None:
@@ -145,7 +146,7 @@ class _Dashboard:
     def save(self) -> None:
         name = self.folder.value.strip()
         fine = name and self.trial.done and Driver.running is not self.driver
-        check(fine, "folder", name, "a name, and that something has trained and pauses")
+        images.check(fine, "folder", name, "a name, and that something has trained and pauses")
         self.driver.message.value = notice("Saving.")
         self.trial.save(Path(name).expanduser())
         self.driver.message.value = notice(f"Saved. To read it: nca_lib.load_run({name!r})")
@@ -186,27 +187,26 @@ def duel(
     """
     for name in ALIKE:
         values = [getattr(config, name) for config in configs.values()]
-        check(len(set(values)) == 1, name, values, "the same on all sides")
+        images.check(len(set(values)) == 1, name, values, "the same on all sides")
     if is_static():
-        runs = runs or {}
-        grown = [f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()]
         chapter = "08_es_vs_backprop" if runs else "05_es_training"
-        return still("".join([*grown, _losses(runs)]), {}, chapter)
+        return still(_side_by_side(runs or {}, "seconds"), {}, chapter)
+    shown = {name: ipywidgets.HTML() for name in configs}
+    columns, curves = [], ipywidgets.HTML()
 
     def show():
         for name, side in driver.sides.items():
             shown[name].value = _numbers(side) + _growth(side)
         curves.value = _losses(driver.sides, "seconds")
 
+    def change(side, name, value):
+        trial = driver.sides[side]
+        trial.config = dataclasses.replace(trial.config, **{name: value})
+
     driver = Driver({name: Training(config) for name, config in configs.items()}, show, seconds)
-    shown, columns, curves = {}, [], ipywidgets.HTML()
     for name, config in configs.items():
         live = [] if config.strategy == "backprop" else [*LIVE][:3]
-
-        def change(key, value, name=name):
-            driver.sides[name].change(**{key: value})
-
-        made, shown[name] = make_knobs(knobs.settings(config, live), change), ipywidgets.HTML()
+        made = make_knobs(knobs.settings(config, live), functools.partial(change, name))
         columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
     driver.reset(driver.sides)
     row = ipywidgets.HBox([*driver.buttons, driver.button("Reset", driver.reset)])
@@ -234,25 +234,22 @@ def _offspring(side: Training) -> str:
     fitness, states = side.offspring()
     # Four times the empty grid's loss is an explosion, as on the page that evolves.
     edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5), len(fitness)
-    fate = np.where(fitness < edges[-1], ~states.any(axis=(1, 2, 3)) * 1, 2)
+    fate = np.where(fitness < edges[-1], ~states.any(axis=(1, 2, 3)), 2)
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
-    pixels = images.to_rgb(states[some], premultiplied=side.config.premultiply)
-    framed, inks = np.pad(pixels, [(0, 0), (3, 3), (3, 3), (0, 0)]), np.array([*FATES.values()])
-    framed[:] = inks[fate[some], None, None]
-    framed[:, 3:-3, 3:-3] = pixels
-    parts = [
-        np.nan_to_num(fitness[fate == kind], nan=np.inf).clip(*edges[[0, -1]]) for kind in range(3)
-    ]
+    frames = to_rgba_array(["white", "#808080", "#d55e00"])[fate[some], None, None, :3]
+    framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
+    sheet = images.contact_sheet(images.to_rgb(framed, frames, side.config.premultiply), 4)
+    scores = np.nan_to_num(fitness, nan=np.inf).clip(*edges[[0, -1]])
+    parts = [scores[fate == kind] for kind in range(3)]
     told = (
         f"{count} members at σ {side.config.std:g}: {len(parts[1])} dead, {len(parts[2])} exploded"
     )
     figure = Figure(figsize=(4, 2.1), layout="tight")
     axes = figure.add_subplot(xscale="log", xlabel="loss")
     axes.set_title(told, fontsize="medium")
-    axes.hist(parts, edges, stacked=True, color=inks / 255, label=[*FATES])
+    axes.hist(parts, edges, stacked=True, color=FATES.values(), label=FATES)
     axes.legend(frameon=False)
-    sheet = [images.contact_sheet(framed, 4)]
-    picture = figures.show_images(sheet, f"{told}; the best first", height=170).data
+    picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
     return f'<div style="display:flex">{picture}{knobs.figure_of(figure, told)}</div>'
 
 
@@ -272,10 +269,14 @@ def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
     histories = {name: side.history for name, side in drawn.items()}
     figure = figures.plot_losses(histories, x, levels={"empty grid": empty})
     figure.set_size_inches(6, 2.3)
-    if len(drawn) > 1:  # of which one may be much longer than another
-        figure.axes[0].set(xscale="log")
+    figure.axes[0].set(xscale="log")  # one may be much longer than another
     for side in drawn.values():
         for _, last, *_ in getattr(side, "spells", [])[1:]:
             figure.axes[0].axvline(last[x], color="#666666", linewidth=1, linestyle="--")
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
     return knobs.figure_of(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
+
+
+def _side_by_side(runs: Mapping[str, Run], x: str = "rollouts") -> str:
+    """What finished runs have grown, and their curves."""
+    return "".join(f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()) + _losses(runs, x)

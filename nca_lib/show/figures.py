@@ -9,9 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.scale import LogScale, register_scale
 from numpy.typing import ArrayLike
 
 from nca_lib.lab.images import as_pixels, check, encode
@@ -125,7 +123,6 @@ def use_style() -> None:
     with `rasterized=True`.
     """
     plt.style.use(STYLE)
-    register_scale(_PlainLogScale)
     if get_ipython() is not None:
         # IPython brings this package. Its import sets up the backend: not before it is asked for.
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -200,21 +197,3 @@ def _img(uri: str, alt: str, width: int, height: int) -> str:
 
 def _caption(title: str) -> str:
     return f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
-
-
-def _plain_number(value: float, position: int | None = None) -> str:
-    """As Python writes it, without padding: 0.0001, 10000, 1e5, 1e-5."""
-    mantissa, _, exponent = f"{value:.5g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-
-
-class _PlainLogScale(LogScale):
-    """Its numbers stand on one line: a raised exponent is too small to be read on a phone."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        # From 3.11 on matplotlib gives a scale no axis, and warns where the parameters name one.
-        super().__init__(*args, **kwargs)
-
-    def set_default_locators_and_formatters(self, axis: Axis) -> None:
-        super().set_default_locators_and_formatters(axis)
-        axis.set_major_formatter(_plain_number)

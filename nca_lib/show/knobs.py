@@ -19,17 +19,17 @@ import matplotlib
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
+from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from nca_lib.lab.config import Config
 from nca_lib.show import figures
 
+Shown = ipywidgets.Widget | HTML  # in a notebook, or in the static book
 _boxes: dict[str, tuple] = {}  # of each cell its last execution, and the box that it made
 
 
-def explorer(
-    draw: Callable[..., str], chapter: str, click: Callable | None = None, **knobs: tuple
-) -> ipywidgets.VBox | HTML:
+def explorer(draw: Callable, chapter: str, click: Callable | None = None, **knobs: tuple) -> Shown:
     """Redraw whenever a knob is turned.
 
     Args:
@@ -113,12 +113,12 @@ def refusals(message: ipywidgets.HTML) -> Iterator[None]:
         message.value = notice(error)
 
 
-def make_knobs(
-    knobs: Mapping[str, tuple], changed: Callable[[str, object], None]
-) -> dict[str, ipywidgets.Widget]:
+def make_knobs(knobs: Mapping[str, tuple], changed: Callable) -> dict[str, ipywidgets.Widget]:
     """Make the knobs, by name; `changed` is told the name and the new value."""
     made = {}
     for name, (value, choice) in knobs.items():
+        if isinstance(choice, list) and not isinstance(value, str):  # a scale, and no menu
+            choice = ipywidgets.SelectionSlider(options=choice, value=value)
         knob = made[name] = ipywidgets.interactive.widget_from_abbrev(choice, value)
         knob.description, knob.layout.width = label(name), "auto"
         knob.style.description_width = "auto"
@@ -133,20 +133,15 @@ def page_knobs() -> dict[str, tuple]:
     text = (resources.files("nca_lib") / "data/demo/evolve_knobs.js").read_text("utf-8")
     knob = r'(\w+): \{\s+label: "(.*?)",(?:\s+values: \[(.*?)\],)?.*?says:\s+"(.*?)"'
     found = {k: (a, json.loads(f"[{v}]"), b) for k, a, v, b in re.findall(knob, text, re.S)}
-    found["std"][1].append(2)  # at which patterns explode
     counts = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
-    told = "When it ends. Towards the end the steps get smaller."
-    return found | {"generations": ("Generations", counts, told)}
+    says = "When it ends. Towards the end the steps get smaller."
+    return found | {"generations": ("Generations", counts, says)}
 
 
 def settings(config: Config, names: Iterable[str]) -> dict[str, tuple]:
     """Describe knobs of the page for settings of a configuration."""
-    found = {}
-    for name in names:
-        value = vars(config)[name]
-        options = sorted({*page_knobs()[name][1], value})
-        found[name] = value, ipywidgets.SelectionSlider(options=options, value=value)
-    return found
+    values = {name: vars(config)[name] for name in names}
+    return {k: (value, sorted({*page_knobs()[k][1], value})) for k, value in values.items()}
 
 
 def grid_of(widgets: Iterable[ipywidgets.Widget], width: int) -> ipywidgets.GridBox:
@@ -193,8 +188,8 @@ def pictures_of(pictures: Sequence[np.ndarray], titles: Sequence[str], height: i
 
 def figure_of(figure: Figure, alt: str) -> str:
     """A figure as SVG, in the colours of the page around it."""
-    buffer, plain = io.StringIO(), {"svg.fonttype": "none", "axes.formatter.min_exponent": 5}
-    with matplotlib.rc_context({"svg.hashsalt": "nca_lib"} | plain):
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}, figures.STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     # Its style would be for all of a page.
     drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
@@ -206,10 +201,9 @@ def figure_of(figure: Figure, alt: str) -> str:
 
 def heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
     """Colour values of either sign: uint8 (..., 3), orange below zero, purple above."""
-    values = np.nan_to_num(np.asarray(values, np.float64)).clip(-1e300, 1e300)
-    limit = limit or np.abs(values).max() or 1.0
-    colours = matplotlib.colormaps["PuOr"](0.5 + values / (2 * limit))
-    return np.rint(255 * colours[..., :3]).astype(np.uint8)
+    values = np.nan_to_num(np.asarray(values, np.float32)).astype(np.float64)
+    share = CenteredNorm(halfrange=limit or np.abs(values).max() or 1.0)
+    return matplotlib.colormaps["PuOr"](share(values), bytes=True)[..., :3]
 
 
 def table_of(

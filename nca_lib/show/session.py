@@ -60,8 +60,8 @@ class Training:
 
     It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
     Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and `frames`.
-    What it evolves by are its `settings`, from the next piece on those of `config`. A sigma that
-    was learned then grows or shrinks by the factor by which `std` does.
+    What it evolves by are its `settings`, from the next piece on those of `config`, which may be
+    replaced. A sigma that was learned then grows or shrinks by the factor by which `std` does.
 
     Explained in chapter 5, "Turn the knobs".
 
@@ -88,10 +88,6 @@ class Training:
         """Generations behind."""
         return self.last["generation"]
 
-    def change(self, **wanted: float) -> None:
-        """Change settings before the next generation."""
-        self.config = dataclasses.replace(self.config, **wanted)
-
     def tuned(self, std: float) -> Any:
         """The state, with the sigma of this setting."""
         factor = np.float32(std / self.settings["std"])
@@ -103,7 +99,7 @@ class Training:
         other = copy.copy(self)
         *other.spells, (other.state, other.last, other.history, _) = self.spells
         other.settings = other.spells[-1][-1]
-        other.change(**other.settings)
+        other.config = dataclasses.replace(other.config, **other.settings)
         return other
 
     def train_to(self, point: int) -> tuple[Any, dict]:
@@ -186,9 +182,7 @@ class Driver:
 
     running: "Driver | None" = None
 
-    def __init__(
-        self, sides: Mapping[str, Training], show: Callable, seconds: float = float("inf")
-    ):
+    def __init__(self, sides: Mapping[str, Training], show: Callable, seconds: float = np.inf):
         Driver.stop_running()  # it may be of another cell, and out of reach
         self.sides, self.show, self.seconds = sides, show, seconds
         self.message, self.stopping, self.thread = ipywidgets.HTML(), threading.Event(), None
@@ -253,14 +247,12 @@ class Driver:
     def stop_running() -> None:
         """Stop the driver that runs, if any, and wait for it.
 
-        Raises:
-            ValueError: on Colab, where it cannot stop before what handles this event is done.
+        On Colab it cannot stop before what handles this event is done, and does so then.
         """
-        if (driver := Driver.running) is not None:
-            if driver.thread is None:
-                raise ValueError("another training runs: pause it first")
+        if driver := Driver.running:
             driver.stopping.set()
-            driver.thread.join()
+            if driver.thread:
+                driver.thread.join()
             driver.message.value = notice("Paused: another training has begun.")
 
     def train(self, handle_one: Callable[[], None] = lambda: None) -> None:

@@ -8,28 +8,25 @@ picture has a link to its chapter there.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import ipywidgets
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from IPython.display import HTML
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from nca_lib.lab import images
 from nca_lib.lab.config import Config
-from nca_lib.lab.images import check
 from nca_lib.lab.runs import Run
 from nca_lib.lab.task import make_task
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, living_mask, perceive
 from nca_lib.rollout import disc, record
 from nca_lib.show import figures, knobs
-from nca_lib.show.knobs import clickable, explorer, heat, pictures_of, table_of
+from nca_lib.show.knobs import Shown, clickable, explorer, heat, pictures_of, table_of
 from nca_lib.target import list_emoji, load_emoji
 
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
@@ -37,7 +34,7 @@ AREA = (0.13, 0.18, 0.58, 0.74)  # of a figure: where its axes lie
 LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
 
 
-def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | HTML:
+def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
     """See what becomes of an emoji on the way to a target.
 
     Explained in chapter 1, "All of it at once".
@@ -52,7 +49,7 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
         ValueError: emoji is not a list of some.
     """
     emoji = list_emoji() if emoji is None else emoji
-    check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
+    images.check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
     def draw(emoji, typed, size, padding, alpha, background):
@@ -65,13 +62,12 @@ def target_explorer(emoji: Sequence[str] | None = None) -> ipywidgets.Widget | H
         titles = [f"target {target.shape}, empty grid {empty_loss(target):.4f}", *"RGB", "alpha"]
         return pictures_of([images.to_rgb(target, ground, premultiply), *planes], titles, 150)
 
-    alphas = ["premultiplied", "straight"]
     given = dict(emoji=(emoji[0], [*emoji, "as typed"]), typed=("", ""), size=(24, (8, 96, 1)))
-    given |= dict(padding=(4, (0, 24, 1)), alpha=(alphas[0], alphas))
+    given |= dict(padding=(4, (0, 24, 1)), alpha=("premultiplied", ["premultiplied", "straight"]))
     return explorer(draw, "01_dataset", **given, background=("white", list(grounds)))
 
 
-def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
+def perception_explorer(state: ArrayLike) -> Shown:
     """See a state as its cells do: one channel through a kernel that can be turned.
 
     Explained in chapter 2, "See".
@@ -104,7 +100,7 @@ def perception_explorer(state: ArrayLike) -> ipywidgets.Widget | HTML:
     return explorer(draw, "02_architecture", **given, rotation=(0, (-180, 180, 15)))
 
 
-def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.Widget | HTML:
+def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> Shown:
     """Follow one cell through a step: see, think, fire, live.
 
     Explained in chapter 2, "One whole step".
@@ -121,14 +117,13 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
     Raises:
         ValueError: model is no rule, or the state or `fire` has another shape.
     """
-    check(isinstance(model, NCA), "model", model, "an NCA")
+    images.check(isinstance(model, NCA), "model", model, "an NCA")
     state, names = _check_state(state)
     fire, (height, width, C) = np.asarray(fire), state.shape
     fine = fire.dtype == bool and fire.shape == (height, width)
-    check(fine, "fire", f"{fire.dtype} {fire.shape}", f"bool {(height, width)}")
-    after = np.asarray(model(jnp.asarray(state), jnp.asarray(fire)))
-    perception = perceive(jnp.asarray(state))
-    hidden = np.asarray(jax.nn.relu(model.hidden(perception)), np.float32)
+    images.check(fine, "fire", f"{fire.dtype} {fire.shape}", f"bool {(height, width)}")
+    after, perception = np.asarray(model(state, fire)), perceive(state)
+    hidden = np.asarray(model.activation(model.hidden(perception)), np.float32)
     update = np.asarray(model.update(perception))
     added = state + fire[..., None] * update
     alive, alive_after = (living_mask(s, model.alive_threshold)[..., 0] for s in (state, added))
@@ -162,7 +157,7 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> ipywidgets.W
     return explorer(draw, "02_architecture", click, **given)
 
 
-def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
+def loss_explorer(run: Run, side: int = 25) -> Shown:
     """Move the loss window over a rollout, and walk about in the loss landscape.
 
     The landscape is a plane through the weights. Upwards lies the way from the untrained weights
@@ -183,30 +178,28 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     Raises:
         ValueError: run is no run, or side not from 2 to 101.
     """
-    check(isinstance(run, Run), "run", run, "a run, as of load_run")
-    check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
+    images.check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    images.check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
-    life, live = _make_live(run.config)
-    curve = np.asarray(life(run.params))
+    live = functools.partial(_live, run.config, run.params)
+    curve = np.asarray(live(0, np.array([[[0.0, 1.0]]]), 4 * T)[0][0, 0])  # where it is trained
 
     @functools.lru_cache(maxsize=4)
     def landscape(direction, reach):
-        across, up = np.linspace(-reach, reach, side), np.linspace(high, low, side)
-        losses, states = live(run.params, direction, np.stack(np.meshgrid(across, up), axis=-1))
-        return np.asarray(losses), np.asarray(states.any((2, 3, 4)))  # states would fill the memory
+        points = np.meshgrid(np.linspace(-reach, reach, side), np.linspace(high, low, side))
+        return np.asarray(live(direction, np.stack(points, axis=-1), T)[0])
 
     def draw(width, end, direction, reach, way, noise):
-        check(width <= end, "width", width, f"at most {end} (where it ends)")
-        losses, lives = landscape(direction, reach)
-        levels = losses[..., -width:].mean(axis=-1)
-        extent = (-reach, reach, low, high)
-        plane = _draw_landscape(levels, lives, empty, extent, (noise * reach, way))
-        losses, states = live(run.params, direction, np.array([[[noise * reach, way]]]))
+        images.check(width <= end, "width", width, f"at most {end} (where it ends)")
+        first, point = end - width + 1, (noise * reach, way)
+        levels = landscape(direction, reach)[..., -width:].mean(axis=-1)
+        plane = _draw_landscape(levels, empty, (-reach, reach, low, high), point)
+        losses, states = live(direction, np.array([[point]]), T)
         title = f"at the white point, loss {losses[0, 0, -width:].mean():.3g}"
-        mean = curve[end - width + 1 : end + 1].mean()
+        told = f"window: {curve[first : end + 1].mean():.4g}"
         return (
-            _draw_life(curve, empty, (end - width + 1, end), f"window: {mean:.4g}")
+            _draw_life(curve, empty, (first, end), told)
             + clickable(plane)
             + pictures_of([images.to_rgb(states[0, 0])], [title], 220)
         )
@@ -221,43 +214,35 @@ def loss_explorer(run: Run, side: int = 25) -> ipywidgets.Widget | HTML:
     return explorer(draw, "03_loss", click, **given)
 
 
-@functools.lru_cache(maxsize=2)  # compiled anew each time, a cell that runs again would need more
-def _make_live(config: Config) -> tuple[Callable, Callable]:
-    """Compile params -> losses (4 T + 1,) of a long life, and what `loss_explorer` sees in a plane.
+@functools.partial(jax.jit, static_argnums=(0, 4))  # compiled once, however often a cell runs
+def _live(
+    config: Config, params: Any, direction: int, points: ArrayLike, num_steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """What `loss_explorer` sees in a plane of weights, at points (M, N, 2).
 
-    That is (params, direction, points (M, N, 2)) -> losses (M, N, T) and last states (M, N, H, W,
-    C). A point says how much of a random direction, and how far on the way from untrained weights
-    to trained ones.
+    A point says how much of a random direction, and how far on the way from untrained weights to
+    trained ones. Returns losses (M, N, num_steps + 1) and last states (M, N, H, W, C).
     """
-    task, key = make_task(config), jax.random.key(0)
+    task = make_task(config)
     first, unravel = ravel_pytree(task.params)
+    noise = jax.random.normal(jax.random.key(direction), first.shape, first.dtype)
+    way = ravel_pytree(params)[0] - first
 
-    def life(params):
-        return mse(task.frames(params, key, 4 * config.num_steps), task.target)
+    def one(point):
+        weights = unravel(first + point[1] * way + point[0] * noise)
+        states = task.frames(weights, jax.random.key(0), num_steps)
+        return mse(states, task.target), states[-1]
 
-    def live(params, direction, points):
-        noise = jax.random.normal(jax.random.key(direction), first.shape, first.dtype)
-        way = ravel_pytree(params)[0] - first
-
-        def one(point):
-            states = task.frames(unravel(first + point[1] * way + point[0] * noise), key)
-            return mse(states[1:], task.target), states[-1]
-
-        return jax.lax.map(jax.vmap(one), points)
-
-    return jax.jit(life), jax.jit(live)
+    return jax.lax.map(jax.vmap(one), points)
 
 
-def _draw_landscape(
-    levels: np.ndarray, lives: np.ndarray, empty: float, extent: tuple, point: tuple
-) -> str:
+def _draw_landscape(levels: np.ndarray, empty: float, extent: tuple, point: tuple) -> str:
     """The losses around a rule, and where one stands; what exploded is orange, what died grey."""
-    wild = ~(levels < 1)  # NaN is not below 1
-    dead = ~wild & ~lives
-    shown, figure = np.where(dead, np.nan, np.where(wild, 1e9, levels)), Figure(figsize=(6, 3.6))
+    dead, wild = np.isclose(levels, empty, rtol=1e-5), ~(levels < 4 * empty)  # NaN is wild
+    shown, figure = np.select([dead, wild], [np.nan, 8 * empty], levels), Figure(figsize=(6, 3.6))
     axes = figure.add_axes(AREA)
     colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="#808080")
-    scale = {"norm": "log", "vmin": empty / 16, "vmax": 2.5 * empty}
+    scale = {"norm": "log", "vmin": empty / 16, "vmax": 4 * empty}
     image = axes.imshow(shown, colours, extent=extent, aspect="auto", **scale)
     axes.plot(*point, "o", color="white", markeredgecolor="black")
     told = f"exploded (orange) {wild.mean():.0%}, dead (grey) {dead.mean():.0%}"
@@ -275,7 +260,7 @@ def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told:
     return knobs.figure_of(figure, f"Loss at every step of a life; {told}")
 
 
-def growth_player(run: Run) -> ipywidgets.Widget | HTML:
+def growth_player(run: Run) -> Shown:
     """Scrub through four lives of a trained rule, look below the surface, and wound it.
 
     Explained in chapter 7, "Wounded starts".
@@ -291,14 +276,14 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
     Raises:
         ValueError: run is no run.
     """
-    check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    images.check(isinstance(run, Run), "run", run, "a run, as of load_run")
     (height, width, channels), T = run.task.start.shape, run.config.num_steps
-    hidden = [f"hidden {i}" for i in range(channels - 4)]
+    names = _channel_names(channels)
     rule, empty = run.task.merge(run.params), run.task.empty_loss()
-    keys, starts = jax.random.split(jax.random.key(0), 4), np.stack([run.task.start] * 4)
+    keys = jax.random.split(jax.random.key(0), 4)
     fires = np.asarray(jax.vmap(lambda key: run.task.fires(key, 4 * T))(keys))
-    grow = jax.jit(jax.vmap(lambda state, fires: record(rule, state, fires)))
-    whole = np.asarray(grow(starts, fires))  # every state, (4, 4T + 1, H, W, C)
+    grow = jax.jit(jax.vmap(functools.partial(record, rule)))
+    whole = np.asarray(grow(np.stack([run.task.start] * 4), fires))  # (4, 4T + 1, H, W, C)
 
     @functools.lru_cache(maxsize=4)
     def lives_of(view, when, row, column, radius):
@@ -307,8 +292,8 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
         after = grow(np.where(wound, 0.0, whole[:, when]), np.roll(fires, -when, axis=1))
         states = np.concatenate([whole[:, :when], after[:, : 4 * T + 1 - when]], axis=1)
         states = states.swapaxes(0, 1)
-        if view in hidden:
-            values = np.nan_to_num(states[..., hidden.index(view)])
+        if view in names:
+            values = np.nan_to_num(states[..., names.index(view)])
             pixels = heat(values, max(1.0, np.abs(values[:T]).max()))
         else:
             pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
@@ -325,7 +310,7 @@ def growth_player(run: Run) -> ipywidgets.Widget | HTML:
         column = x * (4 * (width + 2) - 2) % (width + 2)
         return {"row": int(y * height), "column": int(column), "when": made["step"].value}
 
-    given = dict(view=("picture", ["picture", *hidden]), when=(T, (0, 4 * T, 1)))
+    given = dict(view=("picture", ["picture", *names]), when=(T, (0, 4 * T, 1)))
     given |= dict(row=(height // 2, (0, height - 1, 1)), column=(width // 2, (0, width - 1, 1)))
     given |= dict(radius=(height // 5, (0, height, 1)))
     return explorer(draw, "07_persistence", click, step=(T, (0, 4 * T, 1)), **given)
@@ -336,6 +321,9 @@ def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     state = np.asarray(state)
     fine = state.ndim == 3 and state.shape[-1] >= 4 and state.size and state.dtype.kind in "biuf"
     found, wanted = f"{state.dtype} {state.shape}", "(H, W, C) with at least 4 channels of numbers"
-    check(fine, "state", found, wanted)
-    hidden = [f"hidden {i}" for i in range(state.shape[-1] - 4)]
-    return state.astype(np.float32), [*hidden, *"RGB", "alpha"]
+    images.check(fine, "state", found, wanted)
+    return state.astype(np.float32), _channel_names(state.shape[-1])
+
+
+def _channel_names(count: int) -> list[str]:
+    return [*(f"hidden {i}" for i in range(count - 4)), *"RGB", "alpha"]
