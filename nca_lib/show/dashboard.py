@@ -89,8 +89,8 @@ class _Dashboard:
         acts |= {"Restore": self.restore, "Delete": self.delete, "Save": self.save}
         acts |= {name: functools.partial(self.tell, story) for name, story in STORIES.items()}
         acts = [self.driver.button(*act) for act in acts.items()]
-        rows = [ipywidgets.HBox([*self.driver.buttons, *acts[:2]]), ipywidgets.HBox(acts[5:])]
-        rows += [self.driver.message]
+        stories = ipywidgets.HBox(acts[5:], layout={"flex_flow": "row wrap"})
+        rows = [ipywidgets.HBox([*self.driver.buttons, *acts[:2]]), stories, self.driver.message]
         for name in LIVE:
             says = f'<p style="line-height:1.2">{knobs.page_knobs()[name][2]}</p>'
             rows += [self.knobs[name], ipywidgets.HTML(says)]

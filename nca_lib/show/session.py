@@ -296,7 +296,7 @@ def _events(kernel: Any) -> Iterator[Callable[[], None]]:
 
     async def run(stream, ident, request):
         kernel.set_parent(ident, request)
-        await execute(stream, ident, request)
+        await kernel.shell_handlers["execute_request"](stream, ident, request)
 
     def handle_one():
         with contextlib.suppress(StopIteration):  # to its end: no handler but `run` ever waits
