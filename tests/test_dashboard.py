@@ -35,7 +35,7 @@ short = dataclasses.replace(PRESETS["pocket"], **short)
 CELL = f"{SETTINGS}\ndashboard.evolution_dashboard(short)"
 DUEL = f"""{SETTINGS}
 sides = {{f"σ {{std}}": dataclasses.replace(short, std=std) for std in (0.03, 2, 0.01)}}
-dashboard.duel(sides, seconds=1e6)"""
+dashboard.duel(sides)"""
 
 
 @pytest.fixture(scope="module")

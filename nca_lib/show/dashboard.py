@@ -22,7 +22,7 @@ from nca_lib.lab import images
 from nca_lib.lab.config import FRESH, PRESETS, Config
 from nca_lib.lab.runs import HISTORY, Run
 from nca_lib.show import figures, knobs
-from nca_lib.show.knobs import grid_of, is_static, make_knobs, notice, refusals, still
+from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, notice, refusals, still
 from nca_lib.show.session import LIVE, Driver, Training
 from nca_lib.target import list_emoji
 
@@ -38,7 +38,7 @@ STORIES |= {"No shared luck": {"shared_luck": False}, "No ranks": {"ranks": Fals
 
 def evolution_dashboard(
     config: Config = PRESETS["pocket"], run: Run | None = None, folder: str = "my-run"
-) -> ipywidgets.Widget | HTML:
+) -> Shown:
     """Evolve a rule in the notebook, and turn the knobs while it learns.
 
     It needs nothing from the cells before it. Making a dashboard stops what trains in another.
@@ -80,7 +80,7 @@ class _Dashboard:
         self.folder = ipywidgets.Text(folder, description="Folder", layout={"flex": "1 1 9em"})
         self.driver = Driver({}, self.show)
         self.enter(Training(config))
-        self.box = self.driver.keep(grid_of([self.controls(), self.view], 400))
+        self.box = kept(grid_of([self.controls(), self.view], 400))
 
     def controls(self) -> ipywidgets.VBox:
         """All that can be clicked and moved."""
@@ -104,11 +104,11 @@ class _Dashboard:
         self.trial, self.count = trial, self.count + 1
         self.follow()
         for name, old in self.driver.sides.items():
-            changed = vars(old.config).items() - vars(self.first).items()
-            told = [f"{knobs.label(key)} {value}" for key, value in sorted(changed)]
             if old.done:
-                text = ", ".join([f"{name}: loss {old.last['loss']:.4f}", *told])
-                self.ledger.options = [*self.ledger.options, (text, old)]
+                changed = sorted(vars(old.config).items() - vars(self.first).items())
+                told = [f"{name}: loss {old.last['loss']:.4f}"]
+                told += [f"{knobs.label(field)} {value}" for field, value in changed]
+                self.ledger.options = [*self.ledger.options, (", ".join(told), old)]
                 self.ledger.value = [old]
         self.driver.reset({f"trial {self.count}": trial})
 
@@ -164,9 +164,7 @@ class _Dashboard:
         self.view.value = _numbers(trial) + _offspring(trial) + _growth(trial) + curves
 
 
-def duel(
-    configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None, seconds: float = 30
-) -> ipywidgets.Widget | HTML:
+def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
     """Train in several ways on one task, side by side and for equal time.
 
     They take turns: the next piece goes to the side that has had less time. Compiling does not
@@ -176,8 +174,6 @@ def duel(
     Args:
         configs: the sides by name, such as evolution and backprop.
         runs: finished runs of the same task by name, which the static book shows.
-        seconds: of training for each side from one click on Start or Resume. A side that has done
-            its generations waits for the others.
 
     Returns:
         Buttons, and for each side its knobs, if it evolves, and what it grows; the losses.
@@ -203,21 +199,21 @@ def duel(
         trial = driver.sides[side]
         trial.config = dataclasses.replace(trial.config, **{name: value})
 
-    driver = Driver({name: Training(config) for name, config in configs.items()}, show, seconds)
+    driver = Driver({name: Training(config) for name, config in configs.items()}, show)
     for name, config in configs.items():
         live = [] if config.strategy == "backprop" else [*LIVE][:3]
         made = make_knobs(knobs.settings(config, live), functools.partial(change, name))
         columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
     driver.reset(driver.sides)
     row = ipywidgets.HBox([*driver.buttons, driver.button("Reset", driver.reset)])
-    return driver.keep(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
+    return kept(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
 
 
 def _numbers(side: Training) -> str:
     """Where a training stands, in a line, and what has become of it."""
-    fate, std, total = notice(side.fate) * bool(side.fate), side.config.std, side.config.generations
+    total = side.config.generations
     if not side.done:
-        return f"<div>Before the first generation, at σ {std:g}.</div>{fate}"
+        return f"<div>Before the first generation, at σ {side.config.std:g}.</div>{side.fate}"
     done, rollouts, seconds, loss = (side.last[name] for name in HISTORY[:4])
     left = datetime.timedelta(seconds=round(max(0, total - done) * seconds / done))
     learned = ravel_pytree(side.strategy.std(side.state))[0]
@@ -225,7 +221,7 @@ def _numbers(side: Training) -> str:
     return (
         f'<div style="line-height:1.3">generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> '
         f"({loss / side.task.empty_loss():.0%} of an empty grid's) · {sigma}"
-        f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>{fate}"
+        f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>{side.fate}"
     )
 
 
@@ -248,7 +244,7 @@ def _offspring(side: Training) -> str:
     axes = figure.add_subplot(xscale="log", xlabel="loss")
     axes.set_title(told, fontsize="medium")
     axes.hist(parts, edges, stacked=True, color=FATES.values(), label=FATES)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
     picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
     return f'<div style="display:flex">{picture}{knobs.figure_of(figure, told)}</div>'
 
@@ -270,6 +266,7 @@ def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
     figure = figures.plot_losses(histories, x, levels={"empty grid": empty})
     figure.set_size_inches(6, 2.3)
     figure.axes[0].set(xscale="log")  # one may be much longer than another
+    figure.axes[0].legend(loc="lower left", frameon=False)  # to look for the best place takes long
     for side in drawn.values():
         for _, last, *_ in getattr(side, "spells", [])[1:]:
             figure.axes[0].axvline(last[x], color="#666666", linewidth=1, linestyle="--")

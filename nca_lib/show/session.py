@@ -26,7 +26,7 @@ from nca_lib.lab.images import check
 from nca_lib.lab.loop import START, run, run_keys
 from nca_lib.lab.machine import describe_device
 from nca_lib.lab.runs import HISTORY, write_run
-from nca_lib.show.knobs import kept, notice, refusals
+from nca_lib.show.knobs import notice, refusals
 
 SAMPLE = 64  # most members of a population that are looked at
 ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
@@ -79,7 +79,7 @@ class Training:
         self.settings = {name: vars(config)[name] for name in LIVE} | live
         self.last, self.history = START, {name: [] for name in HISTORY}
         self.spells = []  # of constant settings: what was when each began, and the settings
-        self.fate = ""
+        self.fate = ""  # a notice, if it has died
         weights = tasks.initial_weights(config, self.task.params)
         self.state = jax.device_get(self.strategy.init(run_keys(config.seed)[0], weights))
 
@@ -177,14 +177,13 @@ class Driver:
     Args:
         sides: trainings by name.
         show: draws them.
-        seconds: how long each may train from one click on Start.
     """
 
     running: "Driver | None" = None
 
-    def __init__(self, sides: Mapping[str, Training], show: Callable, seconds: float = np.inf):
+    def __init__(self, sides: Mapping[str, Training], show: Callable[[], None]):
         Driver.stop_running()  # it may be of another cell, and out of reach
-        self.sides, self.show, self.seconds = sides, show, seconds
+        self.sides, self.show = sides, show
         self.message, self.stopping, self.thread = ipywidgets.HTML(), threading.Event(), None
         self.buttons = [self.button("Start", self.start), self.button("Pause", self.pause)]
 
@@ -194,11 +193,6 @@ class Driver:
         button.on_click(lambda _: refusals(self.message)(act)())
         return button
 
-    def keep(self, box: ipywidgets.Box) -> ipywidgets.Box:
-        """Put it in this box; as that is closed, nothing trains."""
-        box.observe(lambda _: self.stopping.set(), "comm")
-        return kept(box)
-
     def enable(self) -> None:
         """Make buttons answer where they have a meaning."""
         (start, pause), running = self.buttons, Driver.running is self
@@ -206,14 +200,13 @@ class Driver:
         start.disabled, pause.disabled = running, not running
 
     def waiting(self) -> list[Training]:
-        """Those that live, and have time and generations left."""
-        rest = [s for s in self.sides.values() if not s.fate and s.last["seconds"] < self.limit]
-        return [side for side in rest if side.done < side.config.generations]
+        """Those that live, and have generations left."""
+        sides = self.sides.values()
+        return [side for side in sides if not side.fate and side.done < side.config.generations]
 
     def start(self) -> None:
         """Let the sides train, or train on."""
         Driver.stop_running()
-        self.limit = self.seconds + max(side.last["seconds"] for side in self.sides.values())
         for side in self.sides.values():
             side.fate = ""
         if not self.waiting():
@@ -267,7 +260,7 @@ class Driver:
                 try:
                     side.advance()
                 except (RuntimeError, FloatingPointError) as error:
-                    side.fate = f"{error} {ADVICE.format(side.done)}"
+                    side.fate = notice(f"{error} {ADVICE.format(side.done)}")
                 if (began := time.monotonic()) > self.due:
                     self.show()  # it may cost a tenth of the time, at most
                     self.due = began + max(0.7, 11 * (time.monotonic() - began))

@@ -31,7 +31,6 @@ from nca_lib.target import list_emoji, load_emoji
 
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
 AREA = (0.13, 0.18, 0.58, 0.74)  # of a figure: where its axes lie
-LAPLACIAN = np.array([[1, 2, 1], [2, -12, 2], [1, 2, 1]], np.float32) / 24
 
 
 def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
@@ -77,7 +76,7 @@ def perception_explorer(state: ArrayLike) -> Shown:
 
     Returns:
         Channel, response and kernel, with knobs for channel, kernel and rotation in degrees (the
-        two Sobel kernels turn together; the others have no direction).
+        two Sobel kernels turn together; the identity has no direction).
 
     Raises:
         ValueError: the state has another number of axes, or fewer than four channels.
@@ -87,8 +86,8 @@ def perception_explorer(state: ArrayLike) -> Shown:
 
     def draw(channel, kernel, rotation):
         cos, sin = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
-        turned = (identity, cos * down + sin * right, cos * right - sin * down, LAPLACIAN)
-        weights = dict(zip((*KERNEL_NAMES, "Laplacian"), turned, strict=True))[kernel]
+        turned = identity, cos * down + sin * right, cos * right - sin * down
+        weights = turned[KERNEL_NAMES.index(kernel)]
         plane = state[..., names.index(channel)]
         seen = np.asarray(perceive(plane[..., None], weights[..., None])[..., 0])
         turn = f", turned by {rotation}°" if kernel.startswith("Sobel") else ""
@@ -96,7 +95,7 @@ def perception_explorer(state: ArrayLike) -> Shown:
         pictures = pictures_of([heat(plane), heat(seen)], titles, 200)
         return pictures + table_of(weights, "the kernel (orange below zero, purple above)")
 
-    given = dict(channel=("alpha", names), kernel=("Sobel x", [*KERNEL_NAMES, "Laplacian"]))
+    given = dict(channel=("alpha", names), kernel=("Sobel x", [*KERNEL_NAMES]))
     return explorer(draw, "02_architecture", **given, rotation=(0, (-180, 180, 15)))
 
 
