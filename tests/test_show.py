@@ -90,14 +90,6 @@ def test_figures_are_cards_that_read_on_light_and_dark_pages():
     assert min(map(against_card, figures.PALETTE)) >= 3
 
 
-@pytest.fixture
-def book_style():
-    """The look of the book, until the test is over."""
-    with plt.rc_context():
-        figures.use_style()
-        yield
-
-
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
     [
@@ -107,12 +99,14 @@ def book_style():
         (0.011, 0.04, "0.02 0.03 0.04"),  # between the powers of ten
     ],
 )
-def test_logarithmic_axes_have_numbers_without_raised_exponents(book_style, low, high, shown):
+def test_logarithmic_axes_have_numbers_without_raised_exponents(low, high, shown):
     figure = matplotlib.figure.Figure()
     axes = figure.subplots()
     axes.plot([low, high], [0, 1])
     axes.set(xscale="log", xlim=(low, high))
-    figure.savefig(io.BytesIO())
+    with plt.rc_context():
+        figures.use_style()
+        figure.savefig(io.BytesIO())
     labels = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
     seen = [label.get_text().replace("$\\mathdefault{", "").replace("}$", "") for label in labels]
     assert not any("^" in text for text in seen)

@@ -509,6 +509,11 @@ def test_of_a_duel_one_side_dies_and_the_others_go_on(wait_for_pieces):
 
 def test_the_side_that_had_less_time_goes_on_and_what_takes_long_says_so(monkeypatch):
     given, said, lengths = [], [], {"open_es": 3.0, "backprop": 1.0}
+    go = threading.Event()
+
+    def compile(*_):
+        assert go.wait(PATIENCE)
+        said.append(messages(box))
 
     def advance(self):
         seconds = self.last["seconds"] + lengths[self.config.strategy]
@@ -519,10 +524,12 @@ def test_the_side_that_had_less_time_goes_on_and_what_takes_long_says_so(monkeyp
             said.append(messages(box))
 
     monkeypatch.setattr(Training, "advance", advance)
-    monkeypatch.setattr(Training, "train_to", lambda *_: said.append(messages(box)))
+    monkeypatch.setattr(Training, "train_to", compile)
     box = dashboard.duel({"evolution": TINY, "backprop": DESCENT})
     clicked(box, "Start")
-    Driver.running.thread.join(PATIENCE)
+    thread = Driver.running.thread
+    go.set()
+    thread.join(PATIENCE)
     assert sorted(given) == ["backprop"] * 6 + ["open_es"] * 2
     assert [words.split()[0] for words in said] == ["Compiling:", "Compiling:", "Pausing"]
     assert messages(box) == ""
