@@ -100,14 +100,13 @@ def test_figures_are_cards_that_read_on_light_and_dark_pages():
     ],
 )
 def test_logarithmic_axes_have_numbers_without_raised_exponents(low, high, shown):
-    figure = matplotlib.figure.Figure()
-    axes = figure.subplots()
+    axes = matplotlib.figure.Figure().subplots()
     axes.plot([low, high], [0, 1])
     axes.set(xscale="log", xlim=(low, high))
     with plt.rc_context():
         figures.use_style()
-        figure.savefig(io.BytesIO())
-    labels = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
+        axes.figure.savefig(io.BytesIO())
+        labels = axes.get_xticklabels() + axes.get_xticklabels(minor=True)
     seen = [label.get_text().replace("$\\mathdefault{", "").replace("}$", "") for label in labels]
     assert not any("^" in text for text in seen)
     assert set(shown.split()) <= set(seen)

@@ -276,11 +276,6 @@ def test_growth_player_scrubs_and_wounds(run):
 # Training
 
 
-def to_the_end(training):
-    while training.done < training.config.generations:
-        training.advance(0.01)
-
-
 def test_what_is_changed_on_the_way_is_told_and_can_be_taken_back(tmp_path):
     training = Training(TINY)
     training.advance()
@@ -297,7 +292,8 @@ def test_what_is_changed_on_the_way_is_told_and_can_be_taken_back(tmp_path):
     assert saved.config == dataclasses.replace(TINY, generations=2)
     back = training.rewound()
     for one in (back, whole):
-        to_the_end(one)
+        while one.done < TINY.generations:
+            one.advance(0.01)
     jax.tree.map(np.testing.assert_array_equal, back.state, whole.state)
     assert len(back.spells) == 1 and training.done == 2 == len(training.history["loss"])
 
