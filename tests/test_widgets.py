@@ -415,6 +415,7 @@ def test_a_sigma_that_is_moved_shows_other_offspring_and_trains_nothing():
     turn(box, Noise_σ=0.001)
     (calm, *_) = pictures(box)
     assert "0 dead, 0 exploded" in text(box) and Driver.running is None
+    assert "alive dead exploded" in text(box)  # the legend
     turn(box, Noise_σ=1)
     (wild, *_) = pictures(box)
     dead, exploded = map(int, re.search(r"(\d+) dead, (\d+) exploded", text(box)).groups())

@@ -89,14 +89,14 @@ class _Dashboard:
         acts |= {"Restore": self.restore, "Delete": self.delete, "Save": self.save}
         acts |= {name: functools.partial(self.tell, story) for name, story in STORIES.items()}
         acts = [self.driver.button(*act) for act in acts.items()]
-        stories = ipywidgets.HBox(acts[5:], layout={"flex_flow": "row wrap"})
-        rows = [ipywidgets.HBox([*self.driver.buttons, *acts[:2]]), stories, self.driver.message]
+        row = functools.partial(ipywidgets.HBox, layout={"flex_flow": "row wrap"})
+        rows = [row([*self.driver.buttons, *acts[:2]]), row(acts[5:]), self.driver.message]
         for name in LIVE:
             says = f'<p style="line-height:1.2">{knobs.page_knobs()[name][2]}</p>'
             rows += [self.knobs[name], ipywidgets.HTML(says)]
         rows += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
         rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190), self.ledger]
-        return ipywidgets.VBox([*rows, ipywidgets.HBox([*acts[2:5], self.folder])])
+        return ipywidgets.VBox([*rows, row([*acts[2:5], self.folder])])
 
     def enter(self, trial: Training) -> None:
         """Begin with a trial; that before it goes to the ledger."""
@@ -243,7 +243,7 @@ def _offspring(side: Training) -> str:
     figure = Figure(figsize=(4, 2.1), layout="tight")
     axes = figure.add_subplot(xscale="log", xlabel="loss")
     axes.set_title(told, fontsize="medium")
-    axes.hist(parts, edges, stacked=True, color=FATES.values(), label=FATES)
+    axes.hist(parts, edges, stacked=True, color=[*FATES.values()], label=[*FATES])
     axes.legend(frameon=False, loc="upper left")
     picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
     return f'<div style="display:flex">{picture}{knobs.figure_of(figure, told)}</div>'
