@@ -1,4 +1,4 @@
-"""Dashboard and duel of chapter 4 in a real JupyterLab, in a browser: move, start, compare."""
+"""Dashboard and duel of chapter 5 in a real JupyterLab, in a browser: move, start, compare."""
 
 import os
 import re

@@ -186,7 +186,7 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
         images.check(len(set(values)) == 1, name, values, "the same on all sides")
     if is_static():
         chapter = "08_es_vs_backprop" if runs else "05_es_training"
-        return still(_side_by_side(runs or {}, "seconds"), {}, chapter)
+        return still(_side_by_side(runs or {}), {}, chapter)
     shown = {name: ipywidgets.HTML() for name in configs}
     columns, curves = [], ipywidgets.HTML()
 
@@ -274,6 +274,6 @@ def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
     return knobs.figure_of(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
 
 
-def _side_by_side(runs: Mapping[str, Run], x: str = "rollouts") -> str:
+def _side_by_side(runs: Mapping[str, Run]) -> str:
     """What finished runs have grown, and their curves."""
-    return "".join(f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()) + _losses(runs, x)
+    return "".join(f"<b>{name}</b>{_growth(run)}" for name, run in runs.items()) + _losses(runs)
