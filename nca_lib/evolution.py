@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
-from nca_lib.model import NCA, Array, State, living_mask, perceive
+from nca_lib.model import NCA, Array, State, check, living_mask, perceive
 from nca_lib.rollout import Fires
 
 AXIS = "population"  # name of the mesh axis that members are spread over
@@ -344,11 +344,9 @@ def population_mesh(population: int) -> Mesh:
     devices".
     """
     devices = jax.devices()
-    if jax.process_count() > 1 and population % len(devices):
-        raise ValueError(
-            f"a population of {population} cannot be shared equally by the {len(devices)} devices "
-            f"of {jax.process_count()} processes; take a multiple of {len(devices)}"
-        )
+    shared = jax.process_count() == 1 or population % len(devices) == 0
+    wanted = f"a multiple of {len(devices)}, the devices of all processes"
+    check(shared, "population", population, wanted)
     count = max(n for n in range(1, len(devices) + 1) if population % n == 0)
     return Mesh(np.array(devices[:count]), (AXIS,))
 
@@ -417,10 +415,9 @@ def make_evolve(
     Raises:
         ValueError: chunk under 1, or a strategy that whitens and nothing to look at.
     """
-    if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
-        raise ValueError(f"chunk must be an int of at least 1, got {chunk!r}")
-    if strategy.whitens and look is None:
-        raise ValueError("a strategy that whitens its noise needs a look, such as task.look")
+    fine = chunk is None or (isinstance(chunk, int) and chunk >= 1)
+    check(fine, "chunk", chunk, "an int of at least 1")
+    check(look or not strategy.whitens, "look", look, "given, as task.look, for whitened noise")
     count = strategy.algorithm.population_size
     mesh = population_mesh(count)
     size = count // mesh.size
@@ -452,8 +449,7 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
         mesh: from `population_mesh`.
 
     Returns:
-        `run(state, key, start, count, *settings) -> (state, metrics)`, see `make_evolve`. It raises
-        a ValueError where start or count is under 0.
+        `run(state, key, start, count, *settings) -> (state, metrics)`, see `make_evolve`.
     """
 
     def loop(state, key_data, start, count, settings):
@@ -472,8 +468,6 @@ def compile_loop(step: Callable, mesh: Mesh) -> Callable:
     )
 
     def run(state, key, start, count, *settings):
-        if start < 0 or count < 0:
-            raise ValueError(f"start and count must be at least 0, got {start} and {count}")
         # Plain NumPy in and out: a few kilobytes that every process holds alike.
         state, key_data = jax.device_get((state, jax.random.key_data(key)))
         return jax.device_get(compiled(state, key_data, start, count, settings))

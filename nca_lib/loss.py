@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from nca_lib.model import NCA, Array, State
+from nca_lib.model import NCA, Array, State, check
 from nca_lib.rollout import Fires, grow, grow_and_measure
 
 
@@ -16,8 +16,8 @@ def mse(
 
     The mean is over cells and channels. Explained in chapter 3, "One number for one moment".
     """
-    if target.shape != (*state.shape[-3:-1], 4):  # else they might be broadcast
-        raise ValueError(f"target must be {(*state.shape[-3:-1], 4)}, got {target.shape}")
+    shape = (*state.shape[-3:-1], 4)
+    check(target.shape == shape, "target", target.shape, f"{shape}")  # else it might be broadcast
     return jnp.mean(jnp.square(state[..., -4:] - target), axis=(-3, -2, -1))
 
 
@@ -59,8 +59,8 @@ def window_loss(
     Raises:
         ValueError: window outside 1 to T.
     """
-    if not isinstance(window, int) or not 1 <= window <= len(fires):
-        raise ValueError(f"window must be 1 to {len(fires)} (the number of steps), got {window!r}")
+    fine = isinstance(window, int) and 1 <= window <= len(fires)
+    check(fine, "window", window, f"1 to {len(fires)} (the number of steps)")
     start = len(fires) - window
     state = grow(model, state, fires[:start], reach)
     reach = None if reach is None else reach + start

@@ -54,17 +54,22 @@ def seed_state(height: int, width: int, channels: int) -> State:
     are no grid of at least four channels. Explained in chapter 2, "A grid of cells".
     """
     check_size(height, width, channels)
-    if channels < 4:
-        raise ValueError(f"channels must be at least 4 (RGBA), got {channels}")
+    check(channels >= 4, "channels", channels, "at least 4 (RGBA)")
     state = jnp.zeros((height, width, channels), jnp.float32)
     return state.at[height // 2, width // 2, -1].set(1.0)
+
+
+def check(fine: object, name: str, value: object, expected: str) -> None:
+    """Refuse a value with a ValueError that names it, unless it is fine."""
+    if not fine:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 def check_size(*sizes: int) -> None:
     """Refuse a size that no grid can have, or none that fits in memory: a ValueError names it."""
     whole = all(isinstance(n, int | np.integer) and n >= 1 for n in sizes)
-    if not whole or math.prod(map(int, sizes)) > MAX_ELEMENTS:
-        raise ValueError(f"need at least 1 x 1 cells, {MAX_ELEMENTS} numbers at most, got {sizes}")
+    fine = whole and math.prod(map(int, sizes)) <= MAX_ELEMENTS
+    check(fine, "sizes", sizes, f"at least 1 x 1 cells, and {MAX_ELEMENTS} numbers at most")
 
 
 def perceive(state: State, kernels: Float[Array, "3 3 K"] = KERNELS) -> Float[Array, "H W KC"]:
@@ -140,14 +145,13 @@ class NCA(nnx.Module):
         post_step: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
-        if not isinstance(channels, int | np.integer) or channels < 4:
-            raise ValueError(f"channels must be at least 4 (RGBA), got {channels!r}")
-        if not isinstance(hidden, int | np.integer) or hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden!r}")
-        if channels * hidden > MAX_ELEMENTS // 4:
-            raise ValueError(f"too many weights: channels {channels} and hidden {hidden}")
-        if precision not in (*PRECISIONS,):
-            raise ValueError(f"precision must be one of {(*PRECISIONS,)}, got {precision!r}")
+        whole = {"channels": (channels, 4), "hidden": (hidden, 1)}
+        for name, (value, least) in whole.items():
+            fine = isinstance(value, int | np.integer) and value >= least
+            check(fine, name, value, f"an int of at least {least}")
+        fine = 4 * channels * hidden <= MAX_ELEMENTS
+        check(fine, "channels and hidden", (channels, hidden), "less: too many weights")
+        check(precision in (*PRECISIONS,), "precision", precision, f"one of {(*PRECISIONS,)}")
         dtype, product = PRECISIONS[precision]
         options = {"dtype": dtype, "precision": product, "rngs": rngs}
         zeros = nnx.initializers.zeros
@@ -184,9 +188,10 @@ class NCA(nnx.Module):
             ValueError: fire has another shape or dtype.
         """
         is_mask = fire.dtype == bool
-        if fire.shape != state.shape[:2] if is_mask else fire.ndim != 1 or fire.dtype.kind != "i":
-            wanted = f"a bool mask {state.shape[:2]} or int indices (N,)"
-            raise ValueError(f"fire must be {wanted}, got {fire.dtype} {fire.shape}")
+        is_list = fire.ndim == 1 and fire.dtype.kind == "i"
+        wanted = f"a bool mask {state.shape[:2]} or int indices (N,)"
+        fine = fire.shape == state.shape[:2] if is_mask else is_list
+        check(fine, "fire", f"{fire.dtype} {fire.shape}", wanted)
         alive = living_mask(state, self.alive_threshold)
         perception = perceive(state)  # (H, W, 3C)
         if is_mask:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Key
 
-from nca_lib.model import MAX_ELEMENTS, NCA, Array, Scalar, State, check_size
+from nca_lib.model import NCA, Array, Scalar, State, check, check_size
 
 MASKS = ("paired", "bernoulli")
 EVEN = np.float32(0.5)  # a bare 0.5 would draw other numbers where JAX makes 64 bits
@@ -41,15 +41,13 @@ def fire_schedule(
         ValueError: num_steps negative, unknown mask, "paired" on an odd number of cells, or a
             schedule larger than `nca_lib.model.MAX_ELEMENTS`.
     """
-    if not isinstance(num_steps, int) or num_steps < 0:
-        raise ValueError(f"num_steps must be an int of at least 0, got {num_steps!r}")
+    fine = isinstance(num_steps, int) and num_steps >= 0
+    check(fine, "num_steps", num_steps, "an int of at least 0")
     check_size(height, width, max(1, num_steps))
-    if mask not in MASKS:
-        raise ValueError(f"mask must be one of {MASKS}, got {mask!r}")
+    check(mask in MASKS, "mask", mask, f"one of {MASKS}")
     if mask == "bernoulli":
         return jax.random.bernoulli(key, EVEN, (num_steps, height, width))
-    if height * width % 2:
-        raise ValueError(f"paired masks need an even number of cells, got {height} x {width}")
+    check(height * width % 2 == 0, "cells", height * width, "even in number, for paired masks")
     first = jnp.arange(0, height * width, 2, dtype=jnp.int32)
     coin = jax.random.bernoulli(key, EVEN, (num_steps, len(first)))
     return first + coin.astype(jnp.int32)
@@ -98,11 +96,9 @@ def _crop_fires(
 def _check_fires(state: State, fires: Fires) -> None:
     """Refuse a schedule that was drawn for another grid: its indices would be lost in silence."""
     height, width, _ = state.shape
-    if fires.shape[1:] != ((height, width) if fires.dtype == bool else (height * width // 2,)):
-        raise ValueError(
-            f"fires must be a schedule for {height} x {width} cells, got {fires.dtype} "
-            f"{fires.shape}"
-        )
+    cells = (height, width) if fires.dtype == bool else (height * width // 2,)
+    wanted = f"a schedule for {height} x {width} cells"
+    check(fires.shape[1:] == cells, "fires", f"{fires.dtype} {fires.shape}", wanted)
 
 
 def grow_and_measure(
@@ -158,8 +154,7 @@ def record(model: NCA, state: State, fires: Fires) -> Float[Array, "states H W C
     "A rollout, step by step".
     """
     _check_fires(state, fires)
-    if (len(fires) + 1) * state.size > MAX_ELEMENTS:
-        raise ValueError(f"{len(fires)} steps of {state.shape} are too many to be kept")
+    check_size(len(fires) + 1, *state.shape)
 
     def step(state, fire):
         state = model(state, fire)

@@ -12,6 +12,8 @@ import io
 import json
 import numbers
 import os
+import re
+import unicodedata
 import warnings
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pooch
 from PIL import Image, ImageOps
+
+from nca_lib.model import check
 
 DATA = Path(__file__).parent / "data" / "emoji"
 # A tag, not a branch: the same emoji is the same picture next year.
@@ -34,8 +38,7 @@ SHIFTED = ("L;2", "L;4", "I;16B", "RGB;16B")
 # Bytes, and pixels in a row: what resampling takes grows with the side, whatever the area.
 MAX_FILE, MAX_SIDE = 100_000_000, 65_535
 # Flags are spelt with letters of their own: of a country, and tags for a part of one.
-LETTERS = {first + i: chr(65 + i) for first in (0x1F1E6, 0xE0061) for i in range(26)}
-LETTERS |= {0xE0030 + i: str(i) for i in range(10)}
+FLAG = re.compile("([\U0001f1e6-\U0001f1ff]{2,})|\U0001f3f4([\U000e0061-\U000e007a]{2,})\U000e007f")
 
 
 def list_emoji() -> list[str]:
@@ -81,8 +84,7 @@ def load_emoji(
         >>> load_emoji("🦎", size=40, padding=4).shape
         (48, 48, 4)
     """
-    if not isinstance(emoji, str) or emoji.isascii():
-        raise ValueError(f"emoji must be a string of one emoji, got {emoji!r}")
+    check(isinstance(emoji, str) and not emoji.isascii(), "emoji", emoji, "a string of one emoji")
     _check_layout(size, padding, premultiply)
     path = _noto_path(emoji)
     bundled = DATA / Path(path).name
@@ -132,23 +134,12 @@ def load_image(
 
 
 def _check_layout(size: int, padding: int, premultiply: bool) -> None:
-    """Refuse what no target can look like.
-
-    Args:
-        size: see `load_emoji`.
-        padding: see `load_emoji`.
-        premultiply: see `load_emoji`.
-
-    Raises:
-        ValueError: one of them is of the wrong type or out of range.
-    """
-    limits = {"size": (size, 1, MAX_SIZE), "padding": (padding, 0, MAX_PADDING)}
-    for name, (value, low, high) in limits.items():
+    """Refuse what no target can look like; see `load_emoji`."""
+    sides = (("size", size, 1, MAX_SIZE), ("padding", padding, 0, MAX_PADDING))
+    for name, value, low, high in sides:
         is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not is_int or not low <= value <= high:
-            raise ValueError(f"{name} must be an int from {low} to {high}, got {value!r}")
-    if not isinstance(premultiply, bool):
-        raise ValueError(f"premultiply must be True or False, got {premultiply!r}")
+        check(is_int and low <= value <= high, name, value, f"an int from {low} to {high}")
+    check(isinstance(premultiply, bool), "premultiply", premultiply, "True or False")
 
 
 def _to_target(image: Image.Image, size: int, padding: int, premultiply: bool) -> np.ndarray:
@@ -202,12 +193,10 @@ def _check_range(image: Image.Image) -> None:
 
 def _noto_path(emoji: str) -> str:
     """Path of an emoji's picture in Noto's repository; flags lie apart from the rest."""
-    # The tags of a part of a country stand between a black flag and a tag that ends them.
-    spelt = emoji.removeprefix("\U0001f3f4").removesuffix("\U000e007f")
-    if len(spelt) > 1 and all(ord(char) in LETTERS for char in spelt):
-        flag = spelt.translate(LETTERS)
-        parts = filter(None, (flag[:2], flag[2:]))
-        return f"third_party/region-flags/png/{'-'.join(parts)}.png"
+    if flag := FLAG.fullmatch(emoji):
+        letters = "".join(unicodedata.name(char)[-1] for char in flag[1] or flag[2])
+        name = f"{letters[:2]}-{letters[2:]}".rstrip("-")
+        return f"third_party/region-flags/png/{name}.png"
     codes = "_".join(f"{ord(char):04x}" for char in emoji if char != "\ufe0f")
     return f"png/128/emoji_u{codes}.png"
 

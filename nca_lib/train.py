@@ -22,6 +22,7 @@ import jax
 from nca_lib.lab.config import PRESETS, Config
 from nca_lib.lab.loop import train
 from nca_lib.lab.machine import use_cores
+from nca_lib.model import check
 
 __all__ = ["PRESETS", "Config", "main", "train"]
 
@@ -76,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, config = parse(arguments)
         # A name that is not UTF-8 could not be written into run.json in the end.
-        if not options.out or re.search("[\0\ud800-\udfff]", options.out):
-            raise ValueError(f"--out must name a folder, got {options.out!r}")
+        is_name = options.out and not re.search("[\0\ud800-\udfff]", options.out)
+        check(is_name, "--out", options.out, "the name of a folder")
         if options.distributed:
             jax.distributed.initialize()  # finds SLURM, GKE, Cloud TPU, ... by itself
         use_cores()

@@ -251,7 +251,7 @@ def test_every_task_takes_ten_generations(changes):
 
 def test_a_strategy_that_whitens_must_look(grown):
     strategy = pgpe(grown[1], 8, 0.03, constant(0.5), whitens=True)
-    with pytest.raises(ValueError, match="needs a look"):
+    with pytest.raises(ValueError, match="look must be given"):
         make_evolve(strategy, grown[0].fitness)
 
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused():
             fire_schedule(KEY, num_steps, H, W)
     with pytest.raises(ValueError, match="mask must be one of .* got 'dropout'"):
         fire_schedule(KEY, 2, H, W, "dropout")
-    with pytest.raises(ValueError, match="even number of cells, got 5 x 7"):
+    with pytest.raises(ValueError, match="cells must be even .* got 35"):
         fire_schedule(KEY, 2, 5, 7, "paired")
 
 

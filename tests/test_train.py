@@ -193,7 +193,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     before = (folder / "run.json").stat().st_mtime_ns
     train(longer, folder, resume=True)  # complete already: nothing to do
     assert (folder / "run.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="generations is 30 here, in the checkpoint 34"):
+    with pytest.raises(ValueError, match="generations is 30, in the checkpoint 34"):
         train(TINY, folder, resume=True)
 
 
@@ -318,15 +318,6 @@ def test_a_later_version_is_not_taken_for_damage(finished, tmp_path):
     for name in ("run.json", "history.csv"):  # as some editors write it
         (tmp_path / "run" / name).write_bytes(b"\xef\xbb\xbf" + (finished / name).read_bytes())
     assert load_run(tmp_path / "run").info == info
-
-
-def test_one_emoji_in_two_spellings_is_one_target(finished):
-    meta = runs.begin(make_task(dataclasses.replace(TINY, emoji="❤️")))
-    saved = saved_by(config=meta["config"] | {"emoji": "❤"}, target=meta["target"])
-    points = log_points(TINY, 0)
-    assert runs.continue_from(saved, meta, points)["config"] == meta["config"]
-    with pytest.raises(ValueError, match="cannot resume: emoji"):
-        runs.continue_from(saved_by(), meta, points)
 
 
 def test_a_run_may_start_from_another(finished, tmp_path):
@@ -532,7 +523,7 @@ def test_help_names_every_field_with_its_bounds(capsys):
     ("flags", "message"),
     [
         ("--num-steps 1000000000000", "num_steps must be 1 to 1000000, got 1000000000000"),
-        ("--out=", "--out must name a folder"),
+        ("--out=", "--out must be the name of a folder"),
         ("--resume", "No such file"),
         ("--size big", "--size"),
         ("--gen 9", "--gen"),

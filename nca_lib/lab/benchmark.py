@@ -35,9 +35,9 @@ from flax import nnx
 
 from nca_lib.lab.checkpoint import write_atomic
 from nca_lib.lab.config import PRESETS, Config
-from nca_lib.lab.machine import describe_device, free_memory, memory_needed, use_cores, versions
+from nca_lib.lab.machine import describe_device, use_cores, versions
 from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
-from nca_lib.model import KERNELS, seed_state
+from nca_lib.model import KERNELS, check, seed_state
 from nca_lib.rollout import stages
 
 # Leanest first: the operating system tells a process's peak memory so far, which never falls.
@@ -68,25 +68,11 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
         included), `ratio_to_reference` (empty without the reference).
 
     Raises:
-        ValueError: a configuration that cannot run or needs more memory than is free, repeats not
-            1 to 1000, or unknown names in `only`, or none.
+        ValueError: an odd size, repeats not 1 to 1000, or unknown names in `only`, or none.
     """
-    dataclasses.replace(config, mask="paired")  # refuses an odd size
-    if not isinstance(repeats, int) or not 1 <= repeats <= 1000:
-        raise ValueError(f"repeats must be an int from 1 to 1000, got {repeats!r}")
-    if not isinstance(only, Sequence) or not only or any(name not in NAMES for name in only):
-        raise ValueError(f"only must name some of {NAMES}, got {only!r}")
-    needed = memory_needed(config, 1 if {*only} <= {*NAMES[:2]} else config.population)
-    if "reference" in only:  # every state of every member
-        side = config.size + 2 * config.padding
-        states = config.population * config.num_steps * side**2 * config.channels
-        needed = max(needed, 4 * states)
-    free = free_memory() * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
-    if needed > free:
-        raise ValueError(
-            f"a population of {config.population} needs about {needed / 1e9:.2g} GB side by side, "
-            f"and {free / 1e9:.2g} GB are free"
-        )
+    fine = isinstance(repeats, int) and 1 <= repeats <= 1000
+    check(fine, "repeats", repeats, "an int from 1 to 1000")
+    check(only and {*only} <= {*NAMES}, "only", only, f"some of {NAMES}")
     running, skipped, peaks = _warm_up(config, only)
     seconds = {name: [] for name in running}
     for number in range(repeats):
@@ -98,11 +84,9 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
             running[name] = generation, state
     settings = dataclasses.asdict(config) | {"repeats": repeats}
     del settings["mask"]  # not one, but each implementation's own
-    report = {"settings": settings, "versions": versions()}
-    if "reference" in running:
-        report["versions"]["cax"] = importlib.metadata.version("cax")
-    report |= {"device": describe_device(), "skipped": skipped, "peak_memory_bytes": peaks}
-    return report | rates(config, seconds)
+    cax = {"cax": importlib.metadata.version("cax")} if "reference" in running else {}
+    told = {"settings": settings, "versions": versions() | cax, "device": describe_device()}
+    return told | {"skipped": skipped, "peak_memory_bytes": peaks} | rates(config, seconds)
 
 
 def _warm_up(config: Config, only: Sequence[str]) -> tuple[dict, dict[str, str], dict[str, int]]:
@@ -359,8 +343,7 @@ def notebook(size: int = 48, steps: int = 90, **fields: int) -> Config:
     Raises:
         ValueError: size odd or under 2.
     """
-    if not isinstance(size, int) or size < 2 or size % 2:
-        raise ValueError(f"size must be even and at least 2, got {size!r}")
+    check(size >= 2 and size % 2 == 0, "size", size, "even and at least 2")
     padding = size // 12  # 4 cells around 40, as in the notebook
     fields |= {"size": size - 2 * padding, "padding": padding, "num_steps": steps, "window": steps}
     return dataclasses.replace(NOTEBOOK, **fields)
@@ -380,8 +363,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         path = options.json  # known before the timing, not after
-        if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
-            raise ValueError(f"--json needs a file in an existing folder, got {str(path)!r}")
+        fine = not path or (path.name and path.parent.is_dir() and not path.is_dir())
+        check(fine, "--json", str(path), "a file in an existing folder")
         use_cores()
         config = notebook(**{name: getattr(options, name) for name in sizes})
         report = benchmark(config, options.repeats, options.only)

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from nca_lib.lab.goals import GOALS, SURROGATES, WORLD
-from nca_lib.model import MAX_ELEMENTS, PRECISIONS
+from nca_lib.model import MAX_ELEMENTS, PRECISIONS, check
 from nca_lib.pool import BATCH
 from nca_lib.rollout import MASKS
 from nca_lib.target import MAX_PADDING, MAX_SIZE
@@ -110,12 +110,11 @@ def read_config(values: dict) -> Config:
 def _check_field(field: dataclasses.Field, value: object) -> None:
     told, kind = field.metadata, field.type
     good = type(value) is kind or (kind is float and type(value) is int)
-    if not good or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{field.name} must be {KINDS[kind]}, got {value!r}")
-    if told["low"] is not None and not told["low"] <= value <= told["high"]:
-        raise ValueError(f"{field.name} must be {told['low']} to {told['high']}, got {value}")
-    if told["choices"] and value not in told["choices"]:
-        raise ValueError(f"{field.name} must be one of {told['choices']}, got {value!r}")
+    check(good and (kind is not float or math.isfinite(value)), field.name, value, KINDS[kind])
+    fine = told["low"] is None or told["low"] <= value <= told["high"]
+    check(fine, field.name, value, f"{told['low']} to {told['high']}")
+    fine = not told["choices"] or value in told["choices"]
+    check(fine, field.name, value, f"one of {told['choices']}")
 
 
 def _check_together(config: Config) -> None:
@@ -135,32 +134,19 @@ def _check_together(config: Config) -> None:
         ("population", not evolves or config.population % 2 == 0, "even, for pairs"),
         ("pool", not config.pool or batch <= config.pool <= kept, f"0, or {batch} to {kept}"),
         ("size", config.mask != "paired" or config.size % 2 == 0, "even, for paired masks"),
-        (
-            "size",
-            config.goal != "life" or side <= WORLD,
-            f"at most {WORLD} cells with padding, for 'life'",
-        ),
+        ("size", config.goal != "life" or side <= WORLD, f"{WORLD} with padding at most, for life"),
         ("emoji", is_picture or not config.emoji, f"'', for the goal {config.goal!r}"),
         ("pool", is_picture or not config.pool, f"0, for the goal {config.goal!r}"),
         ("age", is_picture or not config.age, f"0, for the goal {config.goal!r}"),
-        ("age", evolves or not config.age, "0, for backprop, which takes grown starts from a pool"),
-        (
-            "age",
-            not (config.age and config.pool),
-            "0 with a pool: a start is from one or the other",
-        ),
-        (
-            "damage",
-            config.starts_grown or not config.damage,
-            "0 without age or pool: damage needs grown starts",
-        ),
+        ("age", evolves or not config.age, "0, for backprop: grown starts are from a pool"),
+        ("age", not (config.age and config.pool), "0 with a pool, which gives starts, too"),
+        ("damage", config.starts_grown or not config.damage, "0 without age or pool"),
         # Without a stand-in the gradient of a decision is zero; nothing else has a use for one.
         ("surrogate", config.surrogate or not stands_in, f"one of {SURROGATES}"),
         ("surrogate", stands_in or not config.surrogate, "'' but for backprop of decisions"),
     ]
     for name, is_fine, wanted in rules:
-        if not is_fine:
-            raise ValueError(f"{name} must be {wanted}, got {getattr(config, name)!r}")
+        check(is_fine, name, getattr(config, name), wanted)
 
 
 PGPE = {"strategy": "pgpe", "learning_rate": 0.3}
@@ -194,7 +180,6 @@ PRESETS = {
         strategy="open_es",  # the one that chapter 4 builds by hand
         std=0.02,
         learning_rate=0.01,
-        learning_rate_end=0.1,
         generations=200,
         log_every=10,
     ),

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from nca_lib.lab.checkpoint import write_atomic
+from nca_lib.model import check
 
 _SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
 
@@ -177,17 +178,11 @@ def save_clip(path: str | os.PathLike, frames: ArrayLike, fps: float = 20.0) -> 
     write_atomic(path, encode(as_pixels(frames, 4), kind, fps))
 
 
-def check(fine: object, name: str, value: object, expected: str) -> None:
-    """Refuse a value with a ValueError that names it, unless it is fine."""
-    if not fine:
-        raise ValueError(f"{name} is {value!r}, expected {expected}")
-
-
 def _split(state: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Colours and alpha as float32 in [0, 1], or a ValueError."""
     state = np.asarray(state)
     is_real = np.can_cast(state.dtype, np.float64)
-    check(is_real, "state dtype", state.dtype.name, "real numbers")
+    check(is_real, "state dtype", state.dtype.name, "of real numbers")
     fine = state.ndim >= 3 and state.shape[-1] >= 4 and state.size
     check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
     rgba = np.nan_to_num(state[..., -4:], nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)

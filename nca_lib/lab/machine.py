@@ -18,6 +18,7 @@ import jax
 import nca_lib
 from nca_lib.evolution import population_mesh
 from nca_lib.lab.config import Config
+from nca_lib.model import check
 
 
 def use_cores(cores: int | None = None) -> int:
@@ -38,8 +39,8 @@ def use_cores(cores: int | None = None) -> int:
         ValueError: cores not an int from 1 to 1024.
         RuntimeError: JAX has already started with another number of CPU devices.
     """
-    if cores is not None and not (isinstance(cores, int) and 1 <= cores <= 1024):
-        raise ValueError(f"cores must be an int from 1 to 1024, got {cores!r}")
+    fine = cores is None or (isinstance(cores, int) and 1 <= cores <= 1024)
+    check(fine, "cores", cores, "an int from 1 to 1024")
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if cores is None and (forced or jax.config.jax_num_cpu_devices > 0):
         return jax.local_device_count()
@@ -123,11 +124,10 @@ def plan_chunk(config: Config, chunk: int | None = None) -> int:
         ValueError: chunk is out of range, or does not fit in memory; says which would.
     """
     share = config.population // population_mesh(config.population).size
-    if chunk is not None and not 1 <= chunk <= share:
-        raise ValueError(f"chunk must be 1 to {share} (a device's share), got {chunk}")
+    check(chunk is None or 1 <= chunk <= share, "chunk", chunk, f"1 to {share} (a device's share)")
     free, base = free_memory(), memory_needed(config, 0)
     one = memory_needed(config, 1) - base
-    fitting = share if free == math.inf else min(share, int((0.8 * free - base) // one))
+    fitting = int(min(share, (0.8 * free - base) // one))
     wanted = chunk or (1 if jax.default_backend() == "cpu" else max(1, fitting))
     if wanted > fitting:
         advice = f"a chunk of {fitting} would fit" if fitting > 0 else "lower the population"

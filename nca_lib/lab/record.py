@@ -18,6 +18,7 @@ import numpy as np
 from nca_lib.lab.checkpoint import read_file, weights_to_arrays
 from nca_lib.lab.config import Config
 from nca_lib.lab.task import Task, make_task
+from nca_lib.model import check
 
 FORMAT = 2  # version of the records; since 2 they may tell the window and hold the target
 SUFFIX = ".nca.json"
@@ -62,8 +63,7 @@ def encode_weights(exact: np.ndarray, dtype: str) -> dict:
     """
     with np.errstate(over="ignore"):
         weights = exact.astype(np.dtype(dtype).newbyteorder("<"))
-    if not np.isfinite(weights).all():
-        raise ValueError(f"weights must be finite as {dtype}, the largest is {abs(exact).max():g}")
+    check(np.isfinite(weights).all(), "largest weight", abs(exact).max(), f"finite as {dtype}")
     data = weights.tobytes()
     return {
         "dtype": dtype,
@@ -113,14 +113,12 @@ def _decode_target(record: dict, config: Config) -> np.ndarray | None:
 
 def _decode_weights(record: dict, task: Task) -> Any:
     """The weights, a pytree like those of the task."""
-    if record["dtype"] not in DTYPES:
-        raise ValueError(f"dtype must be one of {DTYPES}, got {record['dtype']!r}")
+    check(record["dtype"] in DTYPES, "dtype", record["dtype"], f"one of {DTYPES}")
     data = base64.b64decode(record["weights"], validate=True)
     if zlib.crc32(data) != record["crc32"]:
         raise ValueError("its weights are damaged: the checksum does not match")
     numbers = np.frombuffer(data, np.dtype(record["dtype"]).newbyteorder("<")).astype(np.float32)
-    if not np.isfinite(numbers).all():
-        raise ValueError("a weight is not a finite number")
+    check(np.isfinite(numbers).all(), "weights", numbers, "finite numbers")
     wanted = shapes(task.config)
     parts = np.split(numbers, np.cumsum([np.prod(shape) for shape in wanted.values()]))
     if parts.pop().size:

@@ -20,6 +20,7 @@ from nca_lib.lab.config import FRESH, SHIPPED, Config, read_config
 from nca_lib.lab.machine import describe_device, versions
 from nca_lib.lab.record import is_record, read_record
 from nca_lib.lab.task import Task, make_measure, make_task
+from nca_lib.model import check
 
 MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before a failed write is tried again
@@ -127,14 +128,10 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
         is_run = False
     if not is_run:
         raise ValueError("cannot resume: the checkpoint is not one of a training")
-    same_target = saved.get("target") == meta["target"]  # "❤" and "❤️" have the same picture
     for name, value in meta["config"].items():
         there = config[name]
-        fine = there < value if name == "generations" else name == "emoji" and same_target
-        if there != value and not fine:
-            raise ValueError(
-                f"cannot resume: {name} is {value!r} here, in the checkpoint {there!r}"
-            )
+        if there != value and not (name == "generations" and there < value):
+            raise ValueError(f"cannot resume: {name} is {value!r}, in the checkpoint {there!r}")
     if saved.get("target", meta["target"]) != meta["target"]:
         raise ValueError(
             "cannot resume: the target's picture is not the checkpoint's; has Pillow another "
@@ -231,8 +228,8 @@ class Run(NamedTuple):
             ValueError: keys or factor not from 1 to 1,000,000.
         """
         for name, value in (("keys", keys), ("factor", factor)):
-            if not isinstance(value, int) or not 1 <= value <= 1_000_000:
-                raise ValueError(f"{name} must be an int from 1 to 1000000, got {value!r}")
+            fine = isinstance(value, int) and 1 <= value <= 1_000_000
+            check(fine, name, value, "an int from 1 to 1000000")
         fresh = jax.random.split(jax.random.key(FRESH), keys)
         return np.asarray(make_measure(self.task, factor)(self.params, fresh))
 
@@ -266,17 +263,15 @@ def load_run(name_or_folder: str | Path) -> Run:
         >>> run.evaluate(keys=8).shape
         (8,)
     """
-    if not isinstance(name_or_folder, str | os.PathLike):
-        raise ValueError(f"name_or_folder must be a name or a path, got {name_or_folder!r}")
+    is_name = isinstance(name_or_folder, str | os.PathLike)
+    check(is_name, "name_or_folder", name_or_folder, "a name or a path")
     if is_record(name_or_folder):
         return _load_record(Path(name_or_folder))
     is_shipped = str(name_or_folder) in list_runs()
     folder = SHIPPED / str(name_or_folder) if is_shipped else Path(name_or_folder)
     if not os.path.isfile(folder / "run.json"):  # noqa: PTH113 (of names too long: false)
-        raise ValueError(
-            f"{str(name_or_folder)!r} is neither a shipped run ({', '.join(list_runs())}) nor a "
-            "folder with a run.json"
-        )
+        names = ", ".join(list_runs())
+        raise ValueError(f"{str(folder)!r} is neither one of {names} nor a folder with a run.json")
     try:
         info = json.loads(read_file(folder / "run.json", MAX_FILE))
         config = read_config(info["config"])

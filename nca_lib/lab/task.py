@@ -21,7 +21,7 @@ from nca_lib.lab.config import SHIPPED, Config
 from nca_lib.lab.goals import GOALS, bit
 from nca_lib.lab.machine import free_memory, memory_needed, plan_chunk
 from nca_lib.loss import mse, window_loss
-from nca_lib.model import NCA, seed_state
+from nca_lib.model import NCA, check, seed_state
 from nca_lib.pool import BATCH, draw_starts
 from nca_lib.rollout import damage, fire_schedule, grow, record
 from nca_lib.target import load_emoji
@@ -158,8 +158,7 @@ def make_task(config: Config, surrogate: str = "", target: np.ndarray | None = N
     Raises:
         ValueError: the configuration or the emoji is not usable.
     """
-    if not isinstance(config, Config):
-        raise ValueError(f"config must be a Config such as PRESETS['pocket'], got {config!r}")
+    check(isinstance(config, Config), "config", config, "a Config such as PRESETS['pocket']")
     if config.goal == "target":
         if target is None:
             target = load_emoji(config.emoji, config.size, config.padding, config.premultiply)

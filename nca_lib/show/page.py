@@ -32,6 +32,7 @@ from nca_lib.lab.record import (
     shapes,
 )
 from nca_lib.lab.runs import Run, load_run
+from nca_lib.model import check
 from nca_lib.target import list_emoji
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
@@ -72,25 +73,21 @@ def describe(
         >>> describe("lizard", dtype="float16")["hidden"]
         32
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    check(dtype in DTYPES, "dtype", dtype, f"one of {DTYPES}")
     run = load_run(run) if isinstance(run, str | Path) else run
     params, target, label = run, None, name or "own"
     if isinstance(run, Run):
-        if config is not None:
-            raise ValueError("config must be None for a run, which has its own")
+        check(config is None, "config", config, "None for a run, which has its own")
         label = name or run.folder.resolve().name.removesuffix(SUFFIX)
         config, params, target = run.config, run.params, run.target
-    if not isinstance(config, Config):
-        raise ValueError(f"run must be a run, its name or folder, or weights and config: {run!r}")
-    if config.cells != "smooth":
-        raise ValueError(f"the demo runs smooth cells only, got {config.cells!r}")
+    fine = isinstance(config, Config)
+    check(fine, "run", run, "a run, its name or folder, or weights with their config")
+    check(config.cells == "smooth", "cells", config.cells, "smooth: the demo runs no others")
     name = name or (label if NAME.fullmatch(label) else "own")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"name must be lower-case letters, digits and hyphens, got {name!r}")
+    fine = isinstance(name, str) and NAME.fullmatch(name)
+    check(fine, "name", name, "lower-case letters, digits and hyphens")
     title = re.sub("[-_]", " ", label).capitalize() if title is None else title
-    if not isinstance(title, str) or not title.strip():
-        raise ValueError(f"title must be a text, got {title!r}")
+    check(isinstance(title, str) and title.strip(), "title", title, "a text")
     told = {"format": FORMAT, "name": name, "title": title, **RULE}
     told |= {field: getattr(config, field) for field in FIELDS}
     bundled = {emoji.rstrip("\ufe0f") for emoji in list_emoji()}
@@ -117,9 +114,7 @@ def flatten(params: Any, config: Config) -> np.ndarray:
         found = {key: arrays[key].shape for key in sorted(arrays)}
     except Exception as error:  # any object at all may come here
         raise ValueError(f"run must be a run, its name or its weights, got {params!r}") from error
-    if found != shapes(config):
-        needed = shapes(config)
-        raise ValueError(f"weights have shapes {found}, but the configuration needs {needed}")
+    check(found == shapes(config), "shapes", found, f"those of the configuration, {shapes(config)}")
     return np.concatenate([np.asarray(arrays[key], np.float32).ravel() for key in ORDER])
 
 
@@ -143,8 +138,8 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
         PosixPath('lizard.js')
     """
     is_path = isinstance(path, str | os.PathLike)
-    if not is_path or not (is_record(path) or Path(path).suffix == ".js"):
-        raise ValueError(f"path must end in .js or {SUFFIX}, got {path!r}")
+    fine = is_path and (is_record(path) or Path(path).suffix == ".js")
+    check(fine, "path", path, f"a file whose name ends in .js or {SUFFIX}")
     path, write = Path(path), to_json if is_record(path) else script
     write_atomic(path, write(describe(run, **options)).encode())
     return path
@@ -197,10 +192,9 @@ def show(
     limits = {"grid": (grid, 16, 128), "seeds": (seeds, 1, 9), "speed": (speed, 1, 1000)}
     given = {name: limit for name, limit in limits.items() if limit[0] is not None}
     for name, (value, low, high) in given.items():
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{name} must be an int from {low} to {high}, got {value!r}")
-    if grid is not None and grid % 8:
-        raise ValueError(f"grid must be a multiple of 8, got {grid}")
+        fine = type(value) is int and low <= value <= high
+        check(fine, name, value, f"an int from {low} to {high}")
+    check(grid is None or grid % 8 == 0, "grid", grid, "a multiple of 8")
     run = load_run(run) if isinstance(run, str | Path) else run
     description = describe(run, **options)
     still = _still(description, run.folder if isinstance(run, Run) else None)
