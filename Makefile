@@ -109,7 +109,7 @@ test-runs: $(INSTALLED)  ## begin every shipped run anew; `make test` takes thre
 	ALL_RUNS=1 $(BIN)/python -m pytest tests/test_runs.py $(ARGS)
 
 test-colab: $(INSTALLED)  ## run two chapters as on Colab, now and a year back, in environments of their own
-	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py $(ARGS)
+	COLAB=1 $(BIN)/python -m pytest tests/test_colab.py -n auto --dist loadgroup $(ARGS)
 
 # What workflows and releases need.
 

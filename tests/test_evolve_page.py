@@ -524,13 +524,6 @@ def test_the_small_form_evolves_in_a_chapter(read):
     assert len(edges) > 10 and max(edges) <= 390
 
 
-def test_a_pattern_goes_into_the_player(read):
-    reader = read(link_to("lizard"))
-    reader.button("Play with it").click()
-    reader.tab.locator(".nca-player canvas").wait_for()
-    assert reader.tab.locator(".nca-player figcaption").inner_text().startswith("Lizard")
-
-
 def test_the_player_tells_of_its_run_shows_the_newest_and_closes(read):
     reader = read()
     caption = reader.tab.locator(".nca-player figcaption")

@@ -115,7 +115,7 @@ def test_histories_begin_densely_and_have_at_most_4000_rows(preset):
         assert log_points(config, points[20]) == points[21:]
 
 
-@pytest.mark.parametrize("sizes", [(8, 16), (8, 32), (12, 40), (16, 128)])
+@pytest.mark.parametrize("sizes", [(8, 16), (16, 128)])
 def test_members_of_a_larger_network_start_as_far_from_the_mean(sizes):
     config = dataclasses.replace(PRESETS["pocket"], channels=sizes[0], hidden=sizes[1])
     task = make_task(config)
@@ -248,7 +248,6 @@ def in_x64(call, *arguments):
         {"strategy": "whitened", "age": 8, "damage": 0.5, "mask": "bernoulli"},
         {"strategy": "open_es", "pool": 8, "damage": 0.5},
         {"strategy": "backprop", "population": 4, "pool": 8, "damage": 0.5},
-        {"goal": "life", "emoji": ""},
     ],
 )
 def test_where_jax_makes_64_bits_all_is_of_32_bits_still(changes, tmp_path):
@@ -373,7 +372,6 @@ def test_aged_starts_are_grown_by_the_mean_and_some_are_damaged(finished):
     changed = (starts() != whole).any((1, 2, 3))
     assert not changed[fresh].any()
     assert 0.25 < changed[~fresh].mean() <= 0.6  # half, but for holes where nothing was
-    assert (starts(damage=1.0) != whole).any((1, 2, 3))[~fresh].mean() > changed[~fresh].mean()
 
 
 def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished):
@@ -388,10 +386,10 @@ def test_fitness_of_an_aged_start_sees_the_whole_grid_and_the_overflow(finished)
 
 def test_starts_that_exploded_or_died_are_replaced_by_the_seed():
     task = make_task(dataclasses.replace(AGED, damage=0.0))
-    keys = jax.random.split(jax.random.key(0), 20)
+    draw = jax.jit(jax.vmap(lambda params, key: task.aged_start(params, key)[0], (None, 0)))
     for value in (1e30, 0.5, -1.0):  # not finite, huge, dead
         params = jax.tree.map(lambda leaf, v=value: jax.numpy.full_like(leaf, v), task.params)
-        start = jax.vmap(lambda key, p=params: task.aged_start(p, key)[0])(keys)
+        start = draw(params, jax.random.split(jax.random.key(0), 20))
         assert np.abs(start).max() < 100 and (start[..., -1].max((1, 2)) > 0.1).all()
 
 
@@ -458,8 +456,7 @@ def test_a_device_that_does_not_tell_is_not_given_the_memory_of_the_host(statist
     assert machine.free_memory() == math.inf
 
 
-@pytest.mark.parametrize("mask", ["paired", "bernoulli"])
-@pytest.mark.parametrize("chunk", [1, 8])
+@pytest.mark.parametrize(("mask", "chunk"), [("paired", 1), ("bernoulli", 8)])
 def test_memory_estimate_covers_what_the_compiler_asks_for(mask, chunk):
     config = dataclasses.replace(TINY, size=24, mask=mask, population=16, hidden=64)
     task = make_task(config)
