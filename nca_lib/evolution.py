@@ -175,18 +175,16 @@ def open_es(
     algorithm = Open_ES(
         population_size=population,
         solution=params,
-        optimizer=optax.chain(optax.adam(learning_rate), *_carry(pool)),
+        optimizer=optax.chain(optax.adam(learning_rate), _carry(pool)),
         std_schedule=optax.constant_schedule(std),
         metrics_fn=summarise,
     )
     return Strategy(algorithm, algorithm.default_params, False, pool is not None)
 
 
-def _carry(pool: Any) -> list[optax.GradientTransformation]:
+def _carry(pool: Any) -> optax.GradientTransformation:
     """Keep a pool, if there is one, in the optimizer's state; the steps stay as they are."""
-    if pool is None:
-        return []
-    return [optax.GradientTransformation(lambda _: pool, lambda steps, pool, _=None: (steps, pool))]
+    return optax.GradientTransformation(lambda _: pool, lambda steps, pool, _=None: (steps, pool))
 
 
 def pgpe(
@@ -226,7 +224,7 @@ def pgpe(
     from evosax.algorithms import PGPE
 
     first = [to_weights(params)] if whitens else []
-    descent = optax.chain(*first, optax.sgd(learning_rate, momentum=0.9), *_carry(pool))
+    descent = optax.chain(*first, optax.sgd(learning_rate, momentum=0.9), _carry(pool))
     algorithm = PGPE(population, params, optimizer=descent, metrics_fn=summarise)
     settings = algorithm.default_params.replace(std_init=std, std_lr=std_rate)
     return Strategy(algorithm, settings, whitens, pool is not None)

@@ -42,11 +42,6 @@ def test_to_rgb_composites(pixel, background, premultiplied, expected):
     np.testing.assert_array_equal(rgb, [[[round(255 * value) for value in expected]]])
 
 
-def test_to_rgba_undoes_premultiplication():
-    premultiplied = np.float32([[[0.5, 0.2, 0.0, 0.5]]])
-    np.testing.assert_array_equal(images.to_rgba(premultiplied), [[[255, 102, 0, 128]]])
-
-
 def test_rgba_laid_over_white_is_rgb():
     state = np.random.default_rng(1).uniform(0, 1, (8, 8, 4)).astype(np.float32)
     state[..., :3] *= state[..., 3:]

@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import re
-import resource
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -74,8 +73,8 @@ def memory_needed(config: Config, chunk: int) -> int:
 def free_memory(root: Path = Path("/")) -> float:
     """What a device may still hold, in bytes; infinity where the system does not tell.
 
-    A CPU's devices share the least of what the machine, the process's control groups and its own
-    limit (`ulimit -v`) have left. They are looked up below `root`.
+    A CPU's devices share the least of what the machine and the process's control groups have left.
+    These are looked up below `root`.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
@@ -96,9 +95,6 @@ def _memory_left(root: Path) -> Iterator[float]:
     with contextlib.suppress(OSError):
         rows = dict(row.split(":") for row in (root / "proc/meminfo").read_text().splitlines())
         yield 1024 * int(rows["MemAvailable"].split()[0])
-        if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
-            pages = int((root / "proc/self/statm").read_text().split()[0])
-            yield limit - pages * resource.getpagesize()
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             group = PurePath(line.split(":", 2)[2][1:])
             inner = (group, *group.parents) if re.match(r"\d+:(|.*memory.*):", line) else ()
