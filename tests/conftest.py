@@ -26,6 +26,10 @@ COMPILED = tempfile.TemporaryDirectory()
 keep_compiled(COMPILED.name)
 
 
+def pytest_unconfigure():
+    COMPILED.cleanup()
+
+
 @pytest.fixture
 def strict_dtypes():
     """Refuse silent promotion between dtypes; optax and evosax themselves need it."""

@@ -84,15 +84,16 @@ def tab(chromium):
     context.close()
 
 
+SERVED = [f"book/{name}.html" for name in ("04_es_training", "playground", "evolve", "api_core")]
 both = pytest.mark.parametrize("root", ["disk", "http"], indirect=True)
 served = pytest.mark.parametrize("root", ["http"], indirect=True)
 
 
 @pytest.mark.browser
 @served
-@pytest.mark.parametrize("page", ["index.html", "404.html", *PAGES])
+@pytest.mark.parametrize("page", ["index.html", "404.html", "search.html", *SERVED])
 def test_nothing_that_a_page_does_is_stopped(root, tab, page):
-    """From disk they are opened by test_book.py, which hears what is stopped, too."""
+    """One of each kind; test_book.py opens all from disk, and hears what is stopped, too."""
     tab.goto(f"{root}/{page}", wait_until="load")
     if page == "index.html":
         tab.wait_for_url("**/book/index.html")
