@@ -591,16 +591,6 @@ def test_the_count_moves_while_the_live_region_rests(read):
     assert spoken and reader.tab.locator(".evolve-said .nca-status").count() == 1
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
-def test_the_front_page_leads_here_without_scrolling(chromium, width, height):
-    with chromium.new_context(viewport={"width": width, "height": height}, offline=True) as context:
-        tab = context.new_page()
-        tab.goto((HTML / "book" / "index.html").as_uri())
-        tab.locator(".nca-hero canvas").wait_for()
-        box = tab.locator(".bd-article a[href='evolve.html']").first.bounding_box()
-        assert box["y"] + box["height"] <= height
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
 def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
@@ -619,13 +609,6 @@ def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
     reader.button("Draw").click()
     assert barriers(reader.tab, THEME_KNOWN) == {}
     reader.troubles.clear()  # axe-core asks for styles, which pages on disk may not
-
-
-def test_without_scripts_a_paragraph_says_what_would_be_here(chromium):
-    with chromium.new_context(java_script_enabled=False, offline=True) as context:
-        tab = context.new_page()
-        tab.goto((HTML / "book" / "evolve.html").as_uri())
-        assert tab.get_by_text("With scripts switched on").is_visible()
 
 
 def test_the_page_is_light():

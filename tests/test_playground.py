@@ -230,6 +230,8 @@ def test_without_scripts_there_is_a_picture_and_a_sentence(chromium, address, no
         tab.goto(address)
         assert tab.get_by_alt_text(STILL).is_visible()
         assert tab.get_by_text("With scripts switched on").is_visible()
+        tab.goto(address.replace("playground", "evolve"))
+        assert tab.get_by_text("With scripts switched on").is_visible()
         tab.goto(notebook(demo.show("donut").data))
         image = tab.get_by_alt_text("Donut, as it has grown")
         assert image.is_visible() and image.evaluate("(image) => image.naturalWidth") > 100
@@ -561,11 +563,13 @@ def test_everything_is_on_one_screen_and_nothing_moves(chromium, address, page, 
         tab.wait_for_function(
             "() => document.querySelector('.nca-counter')?.textContent.startsWith('Step 1')"
         )
-        low = tab.locator(".nca-player :is(canvas, button, input, select)")
+        # On the front page the ways to the other live pages, too.
+        low = tab.locator(".nca-player :is(canvas, button, input, select), .nca-hero + p a")
         bottoms = "(all) => all.map((e) => e.getBoundingClientRect().bottom)"
         assert max(low.evaluate_all(bottoms)) <= size[1]
         assert tab.evaluate("moved") < 0.05
         assert tab.get_by_text("Drag to erase").is_visible()
+        assert tab.locator(".nca-hero + p a[href='evolve.html']").count() == (page == "index")
 
 
 def test_what_does_not_last_starts_over_in_time_and_says_so(read):
