@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,12 +23,6 @@ META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
 def path(tmp_path):
     checkpoint.save(tmp_path / "checkpoint", TREE, META)
     return tmp_path / "checkpoint"
-
-
-def assert_is_saved(tree):
-    assert np.array_equal(tree["a"], TREE["a"])
-    assert tree["b"][0] == 4
-    assert np.isnan(tree["b"][1])
 
 
 def test_a_later_format_is_not_taken_for_damage(path):
@@ -86,7 +81,7 @@ def test_a_damaged_file_stays_and_is_not_kept_in_the_place_of_a_good_one(path):
     bad = path.read_bytes()[:-1]
     path.write_bytes(bad)
     tree, meta = checkpoint.load(path, like=TREE)
-    assert_is_saved(tree)
+    jax.tree.map(np.testing.assert_array_equal, tree, TREE)
     assert meta == META
     assert path.read_bytes() == bad  # others may be reading, too
     checkpoint.save(path, TREE, {"generation": 5})
