@@ -11,6 +11,9 @@ CONSTRAINTS ?=
 SOURCE ?= .
 ARGS ?=
 
+# How pytest spreads tests over the cores; empty for one after the other, as --pdb wants it.
+PARALLEL ?= -n auto --dist worksteal
+
 # The interpreter .venv is made with: the first that is one of the tested versions.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -I -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
@@ -43,7 +46,8 @@ help:  ## list the targets
 	@echo "  make test         # runs the tests and every chapter"
 	@echo "All targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON (interpreter for .venv), VENV, CONSTRAINTS, ARGS (for pytest or jupyter-book)"
+	@echo "Variables: PYTHON (interpreter for .venv), VENV, CONSTRAINTS, ARGS (for pytest or jupyter-book)," \
+		"PARALLEL (empty: tests run one after the other)"
 
 $(INSTALLED):
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed and none was found." \
@@ -96,7 +100,7 @@ serve:  ## serve the built book at http://localhost:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(HTML) 8000
 
 test: $(INSTALLED)  ## run the tests and every chapter
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # The lower bounds themselves. Without the oracle, which needs a newer jax, and with a pyparsing that
 # does not yet deprecate what matplotlib 3.10 calls.
