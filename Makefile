@@ -11,8 +11,8 @@ CONSTRAINTS ?=
 SOURCE ?= .
 ARGS ?=
 
-# How pytest spreads tests over the cores; empty for one after the other, as --pdb wants it.
-PARALLEL ?= -n auto --dist worksteal
+# How pytest spreads files of tests over the cores; empty for one after the other, as --pdb wants it.
+PARALLEL ?= -n auto --dist loadfile
 
 # The interpreter .venv is made with: the first that is one of the tested versions.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -228,7 +228,6 @@ TASKS = [
     {"preset": "walk"},
     {"preset": "life", "size": 24},
     {"init": "lizard", "std": 0.003, "age": 20, "damage": 0.5, "overflow": 0.1},
-    {"init": "lizard", "std": 0.003, "pool": 8, "damage": 0.5, "overflow": 0.1},
     {"channels": 5, "hidden": 7, "mask": "bernoulli", "step_size": 2.0},
 ]
 

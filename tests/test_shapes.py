@@ -13,9 +13,8 @@ with install_import_hook("nca_lib", "beartype.beartype"):
 import jax
 import jax.numpy as jnp
 small = {"size": 6, "num_steps": 4, "window": 2, "population": 4, "generations": 2}
-for name in ("open_es", "pgpe", "whitened", "backprop"):
-    changes = {"strategy": name, "pool": 8}
-    config = dataclasses.replace(PRESETS["smoke"], **small, **changes)
+for name in ("whitened", "backprop"):
+    config = dataclasses.replace(PRESETS["smoke"], **small, strategy=name, pool=8)
     made = task.make_task(config)
     trainer = task.make_trainer(made)
     state = trainer[0].init(jax.random.key(0), made.params)
