@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
-from nca_lib.model import NCA, Array, State, check, living_mask, perceive
+from nca_lib.model import NCA, Array, State, check, check_int, living_mask, perceive
 from nca_lib.rollout import Fires
 
 AXIS = "population"  # name of the mesh axis that members are spread over
@@ -413,14 +413,13 @@ def make_evolve(
     Raises:
         ValueError: chunk under 1, or a strategy that whitens and nothing to look at.
     """
-    fine = chunk is None or (isinstance(chunk, int) and chunk >= 1)
-    check(fine, "chunk", chunk, "an int of at least 1")
     check(look or not strategy.whitens, "look", look, "given, as task.look, for whitened noise")
     count = strategy.algorithm.population_size
     mesh = population_mesh(count)
     size = count // mesh.size
     if chunk is None:
         chunk = 1 if mesh.devices.flat[0].platform == "cpu" else size
+    check_int("chunk", chunk, 1)
 
     def generation(state, key, *settings):
         tuned = tune(*settings) if settings else strategy

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from nca_lib.model import NCA, Array, State, check
+from nca_lib.model import NCA, Array, State, check, check_int
 from nca_lib.rollout import Fires, grow, grow_and_measure
 
 
@@ -59,8 +59,7 @@ def window_loss(
     Raises:
         ValueError: window outside 1 to T.
     """
-    fine = isinstance(window, int) and 1 <= window <= len(fires)
-    check(fine, "window", window, f"1 to {len(fires)} (the number of steps)")
+    check_int("window", window, 1, len(fires))
     start = len(fires) - window
     state = grow(model, state, fires[:start], reach)
     reach = None if reach is None else reach + start

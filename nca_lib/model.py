@@ -54,7 +54,7 @@ def seed_state(height: int, width: int, channels: int) -> State:
     are no grid of at least four channels. Explained in chapter 2, "A grid of cells".
     """
     check_size(height, width, channels)
-    check(channels >= 4, "channels", channels, "at least 4 (RGBA)")
+    check_int("channels", channels, 4)  # RGBA
     state = jnp.zeros((height, width, channels), jnp.float32)
     return state.at[height // 2, width // 2, -1].set(1.0)
 
@@ -63,6 +63,12 @@ def check(fine: object, name: str, value: object, expected: str) -> None:
     """Refuse a value with a ValueError that names it, unless it is fine."""
     if not fine:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def check_int(name: str, value: object, low: int, high: int = MAX_ELEMENTS) -> None:
+    """Refuse what is no int from `low` to `high`; NumPy's are ints, too."""
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    check(is_int and low <= value <= high, name, value, f"an int from {low} to {high}")
 
 
 def check_size(*sizes: int) -> None:
@@ -145,12 +151,8 @@ class NCA(nnx.Module):
         post_step: Callable[[jax.Array], jax.Array] = lambda state: state,
         rngs: nnx.Rngs,
     ):
-        whole = {"channels": (channels, 4), "hidden": (hidden, 1)}
-        for name, (value, least) in whole.items():
-            fine = isinstance(value, int | np.integer) and value >= least
-            check(fine, name, value, f"an int of at least {least}")
-        fine = 4 * channels * hidden <= MAX_ELEMENTS
-        check(fine, "channels and hidden", (channels, hidden), "less: too many weights")
+        check_int("channels", channels, 4)  # RGBA
+        check_int("hidden", hidden, 1, MAX_ELEMENTS // (4 * int(channels)))
         check(precision in (*PRECISIONS,), "precision", precision, f"one of {(*PRECISIONS,)}")
         dtype, product = PRECISIONS[precision]
         options = {"dtype": dtype, "precision": product, "rngs": rngs}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Key
 
-from nca_lib.model import NCA, Array, Scalar, State, check, check_size
+from nca_lib.model import NCA, Array, Scalar, State, check, check_int, check_size
 
 MASKS = ("paired", "bernoulli")
 EVEN = np.float32(0.5)  # a bare 0.5 would draw other numbers where JAX makes 64 bits
@@ -41,8 +41,7 @@ def fire_schedule(
         ValueError: num_steps negative, unknown mask, "paired" on an odd number of cells, or a
             schedule larger than `nca_lib.model.MAX_ELEMENTS`.
     """
-    fine = isinstance(num_steps, int) and num_steps >= 0
-    check(fine, "num_steps", num_steps, "an int of at least 0")
+    check_int("num_steps", num_steps, 0)
     check_size(height, width, max(1, num_steps))
     check(mask in MASKS, "mask", mask, f"one of {MASKS}")
     if mask == "bernoulli":

@@ -10,7 +10,6 @@ The bundled emoji are drawn from the font Noto Color Emoji (SIL Open Font Licens
 import contextlib
 import io
 import json
-import numbers
 import os
 import re
 import unicodedata
@@ -23,7 +22,7 @@ import numpy as np
 import pooch
 from PIL import Image, ImageOps
 
-from nca_lib.model import check
+from nca_lib.model import check, check_int
 
 DATA = Path(__file__).parent / "data" / "emoji"
 # A tag, not a branch: the same emoji is the same picture next year.
@@ -135,10 +134,8 @@ def load_image(
 
 def _check_layout(size: int, padding: int, premultiply: bool) -> None:
     """Refuse what no target can look like; see `load_emoji`."""
-    sides = (("size", size, 1, MAX_SIZE), ("padding", padding, 0, MAX_PADDING))
-    for name, value, low, high in sides:
-        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        check(is_int and low <= value <= high, name, value, f"an int from {low} to {high}")
+    check_int("size", size, 1, MAX_SIZE)
+    check_int("padding", padding, 0, MAX_PADDING)
     check(isinstance(premultiply, bool), "premultiply", premultiply, "True or False")
 
 

@@ -37,7 +37,7 @@ from nca_lib.lab.checkpoint import write_atomic
 from nca_lib.lab.config import PRESETS, Config
 from nca_lib.lab.machine import describe_device, use_cores, versions
 from nca_lib.lab.task import Task, make_strategy, make_task, make_trainer
-from nca_lib.model import KERNELS, check, seed_state
+from nca_lib.model import KERNELS, check, check_int, seed_state
 from nca_lib.rollout import stages
 
 # Leanest first: the operating system tells a process's peak memory so far, which never falls.
@@ -70,8 +70,7 @@ def benchmark(config: Config = NOTEBOOK, repeats: int = 5, only: Sequence[str] =
     Raises:
         ValueError: an odd size, repeats not 1 to 1000, or unknown names in `only`, or none.
     """
-    fine = isinstance(repeats, int) and 1 <= repeats <= 1000
-    check(fine, "repeats", repeats, "an int from 1 to 1000")
+    check_int("repeats", repeats, 1, 1000)
     check(only and {*only} <= {*NAMES}, "only", only, f"some of {NAMES}")
     running, skipped, peaks = _warm_up(config, only)
     seconds = {name: [] for name in running}

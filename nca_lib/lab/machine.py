@@ -17,7 +17,7 @@ import jax
 import nca_lib
 from nca_lib.evolution import population_mesh
 from nca_lib.lab.config import Config
-from nca_lib.model import check
+from nca_lib.model import check, check_int
 
 
 def use_cores(cores: int | None = None) -> int:
@@ -38,8 +38,7 @@ def use_cores(cores: int | None = None) -> int:
         ValueError: cores not an int from 1 to 1024.
         RuntimeError: JAX has already started with another number of CPU devices.
     """
-    fine = cores is None or (isinstance(cores, int) and 1 <= cores <= 1024)
-    check(fine, "cores", cores, "an int from 1 to 1024")
+    check_int("cores", 1 if cores is None else cores, 1, 1024)
     forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if cores is None and (forced or jax.config.jax_num_cpu_devices > 0):
         return jax.local_device_count()

@@ -20,7 +20,7 @@ from nca_lib.lab.config import FRESH, SHIPPED, Config, read_config
 from nca_lib.lab.machine import describe_device, versions
 from nca_lib.lab.record import is_record, read_record
 from nca_lib.lab.task import Task, make_measure, make_task
-from nca_lib.model import check
+from nca_lib.model import check, check_int
 
 MAX_FILE = 10_000_000  # bytes; a history has at most 4,000 rows
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds to wait before a failed write is tried again
@@ -227,9 +227,8 @@ class Run(NamedTuple):
         Raises:
             ValueError: keys or factor not from 1 to 1,000,000.
         """
-        for name, value in (("keys", keys), ("factor", factor)):
-            fine = isinstance(value, int) and 1 <= value <= 1_000_000
-            check(fine, name, value, "an int from 1 to 1000000")
+        check_int("keys", keys, 1, 1_000_000)
+        check_int("factor", factor, 1, 1_000_000)
         fresh = jax.random.split(jax.random.key(FRESH), keys)
         return np.asarray(make_measure(self.task, factor)(self.params, fresh))
 

@@ -32,7 +32,7 @@ from nca_lib.lab.record import (
     shapes,
 )
 from nca_lib.lab.runs import Run, load_run
-from nca_lib.model import check
+from nca_lib.model import check, check_int
 from nca_lib.target import list_emoji
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"  # scripts and style
@@ -192,8 +192,7 @@ def show(
     limits = {"grid": (grid, 16, 128), "seeds": (seeds, 1, 9), "speed": (speed, 1, 1000)}
     given = {name: limit for name, limit in limits.items() if limit[0] is not None}
     for name, (value, low, high) in given.items():
-        fine = type(value) is int and low <= value <= high
-        check(fine, name, value, f"an int from {low} to {high}")
+        check_int(name, value, low, high)
     check(grid is None or grid % 8 == 0, "grid", grid, "a multiple of 8")
     run = load_run(run) if isinstance(run, str | Path) else run
     description = describe(run, **options)
