@@ -60,28 +60,6 @@ def add_remote(folder, url):
     subprocess.run(["git", "-C", str(folder), "remote", "add", "origin", url], check=True)
 
 
-@pytest.fixture(scope="session", params=["remote", "none"])
-def built(request, tmp_path_factory):
-    """The book, built without running the chapters, and the repository it should know."""
-    here, root = Path(__file__).parents[1], tmp_path_factory.mktemp(request.param)
-    shutil.copytree(here / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(here / "_toc.yml", root)
-    (root / "nca_lib").symlink_to(here / "nca_lib")
-    executed = [sys.executable, here / ".ci" / "executed_config.py", here / "_config.yml"]
-    subprocess.run([*executed, root / "_config.yml"], check=True)
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    author = ["-c", "user.name=Jane", "-c", "user.email=jane@localhost"]
-    commit = ["commit", "-q", "--allow-empty", "-m", "A book"]
-    subprocess.run(["git", "-C", str(root), *author, *commit], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("BOOK_REPOSITORY", raising=False)
-        if request.param == "remote":
-            add_remote(root, "git@github.com:jane/lizards.git")
-        command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "-q"]
-        subprocess.run(command, check=True, capture_output=True)
-    return root / "_build" / "html", "jane/lizards" if request.param == "remote" else ""
-
-
 def skip_or_fail(reason: str):
     """Skip a browser test with a notice, or fail it where a browser is required."""
     if os.environ.get("REQUIRE_BROWSER") == "1":

@@ -1,18 +1,44 @@
-"""What surrounds the text of every page: footer, description, card, 404 page, sitemap."""
+"""What a build adds to every page: footer, description, card, links, policy; 404 page, sitemap."""
 
+import json
 import re
+import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import load_script
+from conftest import add_remote, load_script
 from PIL import Image, ImageOps
 from test_book import leads_on, parse
+from test_publishing import BOOK, COLAB, publishing, read, sources
+from test_security import policy_of
 
-BOOK = Path(__file__).parents[1] / "book"
 ADDRESS = "https://jane.github.io/lizards/"
+
+
+@pytest.fixture(scope="module", params=["remote", "none"])
+def built(request, tmp_path_factory):
+    """The book, built without running the chapters, and the repository it should know."""
+    here, root = BOOK.parent, tmp_path_factory.mktemp(request.param)
+    shutil.copytree(here / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(here / "_toc.yml", root)
+    (root / "nca_lib").symlink_to(here / "nca_lib")
+    executed = [sys.executable, here / ".ci" / "executed_config.py", here / "_config.yml"]
+    subprocess.run([*executed, root / "_config.yml"], check=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    author = ["-c", "user.name=Jane", "-c", "user.email=jane@localhost"]
+    commit = ["commit", "-q", "--allow-empty", "-m", "A book"]
+    subprocess.run(["git", "-C", str(root), *author, *commit], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BOOK_REPOSITORY", raising=False)
+        if request.param == "remote":
+            add_remote(root, "git@github.com:jane/lizards.git")
+        command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-W", "-n", "-q"]
+        subprocess.run(command, check=True, capture_output=True)
+    return root / "_build" / "html", "jane/lizards" if request.param == "remote" else ""
 
 
 def pages(html: Path) -> list[Path]:
@@ -129,3 +155,51 @@ def test_each_page_ends_with_what_it_cites(built):
         numbers = [int(item.a.get_text().strip("[]")) for item in items]
         assert numbers == sorted(set(numbers))
         assert cited or not re.match(r"(0[3-9]|10)_", path.stem)
+
+
+def test_each_page_leads_to_its_own_notebook_which_runs_anywhere(built):
+    html, repository = built
+    links = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"?]*)'
+    title = r'id="(exercise-\w+-\d+)">\s*<p [^>]*><span class="caption-number">(.*?) ?</span>'
+    for path in pages(html):
+        text, source = path.read_text(encoding="utf-8"), BOOK / f"{path.stem}.ipynb"
+        buttons = [f"{COLAB}/{source.name}"] if source.exists() else []
+        buttons += [f"https://github.com/jane/lizards{end}" for end in ("", "/issues/new")]
+        found = [link for link in re.findall(links, text) if "/commit/" not in link]
+        assert sorted(found) == (buttons if repository else []), path.stem
+        numbers = re.findall(title, text)
+        assert all(publishing.exercise_name(label) == name for label, name in numbers)
+        if source.exists():
+            assert numbers or "{exercise}" not in source.read_text(encoding="utf-8")
+            download = read(html / "_sources" / "book" / source.name)
+            library = publishing.wheel_address(repository) if repository else ""
+            assert f'LIBRARY = "{library}"\n' in sources(download, "code")[0]
+            assert not re.search(r"\{(cite|term)\}", "".join(sources(download, "markdown")))
+
+
+def test_previews_are_what_the_pages_say(built):
+    html, _ = built
+    written = (html / "_static" / "previews-data.js").read_text(encoding="utf-8")
+    texts = json.loads(written.removeprefix("window.bookPreviews = ").removesuffix(";\n"))
+    assert texts["glossary#term-mature"] == "Said of a cell whose alpha exceeds 0.1."
+    # Two names, one definition; the link to the section is no part of it.
+    assert texts["glossary#term-NCA"] == texts["glossary#term-neural-cellular-automaton"]
+    assert not [key for key, text in texts.items() if "Explained in" in text or len(text) < 30]
+    assert any(text.startswith("Martin Gardner. The fantastic") for text in texts.values())
+
+
+def test_every_page_that_is_built_has_its_policy(built):
+    html, repository = built
+    pages = [path for path in html.rglob("*.html") if path.parent.name != "_static"]
+    assert len(pages) > 30
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        page, policy = parse(path), policy_of(text)
+        assert policy["default-src"] == ["'none'"] and not page.select("[onclick]")
+        inline = {script.string for script in page.find_all("script", src=False)}
+        assert len(policy.pop("script-src")) == 1 + len(inline)
+        assert policy.pop("style-src") == ["'self'", "'unsafe-inline'"]
+        assert policy.pop("worker-src") == ["blob:"]
+        has_base = path.name == "404.html" and repository
+        assert policy["base-uri"] == ["'self'" if has_base else "'none'"]
+        assert {x for sources in policy.values() for x in sources} <= {"'none'", "'self'", "data:"}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import add_remote, load_script
-from test_book_site import pages
 
 from nca_lib.train import PRESETS
 
@@ -142,26 +141,6 @@ def test_nothing_of_a_chapter_needs_jupyter_book(path):
         assert not re.search(r"\]\((?!https://)[^)]*\)", text), text
 
 
-def test_each_page_leads_to_its_own_notebook_which_runs_anywhere(built):
-    html, repository = built
-    links = r'href="(https://(?:colab\.research\.google\.com|github\.com/jane)[^"?]*)'
-    title = r'id="(exercise-\w+-\d+)">\s*<p [^>]*><span class="caption-number">(.*?) ?</span>'
-    for path in pages(html):
-        text, source = path.read_text(encoding="utf-8"), BOOK / f"{path.stem}.ipynb"
-        buttons = [f"{COLAB}/{source.name}"] if source.exists() else []
-        buttons += [f"https://github.com/jane/lizards{end}" for end in ("", "/issues/new")]
-        found = [link for link in re.findall(links, text) if "/commit/" not in link]
-        assert sorted(found) == (buttons if repository else []), path.stem
-        numbers = re.findall(title, text)
-        assert all(publishing.exercise_name(label) == name for label, name in numbers)
-        if source.exists():
-            assert numbers or "{exercise}" not in source.read_text(encoding="utf-8")
-            download = read(html / "_sources" / "book" / source.name)
-            library = publishing.wheel_address(repository) if repository else ""
-            assert f'LIBRARY = "{library}"\n' in sources(download, "code")[0]
-            assert not re.search(r"\{(cite|term)\}", "".join(sources(download, "markdown")))
-
-
 def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
     first, second, *_ = NOTEBOOKS
@@ -195,17 +174,6 @@ def test_command_line(monkeypatch, capsys):
     for arguments, message in [(["branch", "x"], "BOOK_REPOSITORY"), (["adress"], "address")]:
         with pytest.raises(SystemExit, match=message):
             publishing.main(arguments)
-
-
-def test_previews_are_what_the_pages_say(built):
-    html, _ = built
-    written = (html / "_static" / "previews-data.js").read_text(encoding="utf-8")
-    texts = json.loads(written.removeprefix("window.bookPreviews = ").removesuffix(";\n"))
-    assert texts["glossary#term-mature"] == "Said of a cell whose alpha exceeds 0.1."
-    # Two names, one definition; the link to the section is no part of it.
-    assert texts["glossary#term-NCA"] == texts["glossary#term-neural-cellular-automaton"]
-    assert not [key for key, text in texts.items() if "Explained in" in text or len(text) < 30]
-    assert any(text.startswith("Martin Gardner. The fantastic") for text in texts.values())
 
 
 def test_afterword_quotes_the_runs():
