@@ -118,7 +118,7 @@ def _decode_weights(record: dict, task: Task) -> Any:
     if zlib.crc32(data) != record["crc32"]:
         raise ValueError("its weights are damaged: the checksum does not match")
     numbers = np.frombuffer(data, np.dtype(record["dtype"]).newbyteorder("<")).astype(np.float32)
-    check(np.isfinite(numbers).all(), "weights", numbers, "finite numbers")
+    check(np.isfinite(numbers).all(), "weights", "NaN or infinity", "finite numbers")
     wanted = shapes(task.config)
     parts = np.split(numbers, np.cumsum([np.prod(shape) for shape in wanted.values()]))
     if parts.pop().size:
