@@ -67,7 +67,7 @@ def tab(chromium):
     context.close()
 
 
-SERVED = [f"book/{name}.html" for name in ("04_es_training", "playground", "evolve", "api_core")]
+SERVED = [f"book/{name}.html" for name in ("05_es_training", "playground", "evolve", "breed")]
 both = pytest.mark.parametrize("root", ["disk", "http"], indirect=True)
 served = pytest.mark.parametrize("root", ["http"], indirect=True)
 

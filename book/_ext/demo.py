@@ -115,7 +115,7 @@ def worker_source() -> str:
 
 
 def add_evolution(app, pagename, templatename, context, doctree):
-    """Hook for Sphinx: load the scripts of evolution and breeding where a page has a place for it."""
+    """Hook for Sphinx: load the scripts of evolution and breeding where a page has a place."""
     body = context.get("body", "")
     scripts = EVOLUTION if 'class="nca-evolve"' in body else ()
     if 'class="nca-evolve nca-breed"' in body:
