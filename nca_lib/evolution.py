@@ -338,8 +338,8 @@ def population_mesh(population: int) -> Mesh:
 
     These are the most devices that divide N, all of them for a power of two on 2, 4, 8, ...
     devices, but 4 of 6 cores for N = 64. Across several processes they are all devices of all, and
-    a ValueError says if these cannot share N equally. Explained in chapter 10, "What crosses between
-    devices".
+    a ValueError says if these cannot share N equally. Explained in chapter 10, "What crosses
+    between devices".
     """
     devices = jax.devices()
     shared = jax.process_count() == 1 or population % len(devices) == 0
