@@ -34,8 +34,6 @@ NOW = {
     "tqdm": "4.67.1",
 }
 RUNTIMES = {"3.13": NOW, "3.12": NOW | {"numpy": "2.0.2"}}
-# On the older numpy `make test-lowest` runs every chapter.
-CHAPTERS = {"3.13": ("01_dataset", "05_es_training"), "3.12": ("01_dataset",)}
 # How code tells that it is on Colab; jax imports `output`.
 FAKE = """
 import sys, types
@@ -60,7 +58,7 @@ class Colab:
     """An environment with what Colab brings along, and a folder for each notebook."""
 
     def __init__(self, folder: Path, version: str):
-        self.folder, self.bin, self.version = folder, folder / "venv" / "bin", version
+        self.folder, self.bin = folder, folder / "venv" / "bin"
         hidden = ("PYTHON", "JUPYTER", "NCA_", "XLA_", "JAX_", "VIRTUAL_ENV")
         own = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         self.environment = own | {"IPYTHONDIR": str(folder / "ipython")}
@@ -119,7 +117,7 @@ def colab(tmp_path_factory, request):
 
 
 def test_chapters_alone_run_and_leave_what_is_there(colab, wheel):
-    for chapter in CHAPTERS[colab.version]:
+    for chapter in ("01_dataset", "05_es_training"):
         colab.forget()
         before = colab.versions()
         printed = colab.execute(chapter, wheel.as_uri())

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import resource
 import shutil
 import signal
 import sys
@@ -318,6 +319,15 @@ def test_a_later_version_is_not_taken_for_damage(finished, tmp_path):
     assert load_run(tmp_path / "run").info == info
 
 
+def test_one_emoji_in_two_spellings_is_one_target(finished):
+    meta = runs.begin(make_task(dataclasses.replace(TINY, emoji="❤️")))
+    saved = saved_by(config=meta["config"] | {"emoji": "❤"}, target=meta["target"])
+    points = log_points(TINY, 0)
+    assert runs.continue_from(saved, meta, points)["config"] == meta["config"]
+    with pytest.raises(ValueError, match="cannot resume: emoji"):
+        runs.continue_from(saved_by(), meta, points)
+
+
 def test_a_run_may_start_from_another(finished, tmp_path):
     config = dataclasses.replace(TINY, generations=1, init=str(finished), learning_rate=1e-9)
     out = train(config, tmp_path / "more")
@@ -431,12 +441,18 @@ GROUPS = [
 
 
 @pytest.mark.parametrize("files", [{}, *GROUPS], ids=["none", "version 1", "version 2"])
-def test_free_is_what_the_tightest_limit_leaves(files, tmp_path):
+def test_free_is_what_the_tightest_limit_leaves(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
     for name, text in ({"proc/meminfo": "MemAvailable: 8000000 kB\n"} | files).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     free = machine.free_memory(tmp_path) * jax.local_device_count()
     assert free == (10**9 if files else 8_192_000_000)
+    (tmp_path / "proc" / "self").mkdir(exist_ok=True)
+    (tmp_path / "proc" / "self" / "statm").write_text("1000 20 3\n")
+    limit = 2000 * resource.getpagesize()  # as by ulimit -v
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (limit, limit))
+    assert machine.free_memory(tmp_path) * jax.local_device_count() == limit / 2
 
 
 @pytest.mark.parametrize("statistics", [None, {}, ZeroDivisionError])

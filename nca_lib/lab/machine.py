@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import resource
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -72,8 +73,8 @@ def memory_needed(config: Config, chunk: int) -> int:
 def free_memory(root: Path = Path("/")) -> float:
     """What a device may still hold, in bytes; infinity where the system does not tell.
 
-    A CPU's devices share the least of what the machine and the process's control groups have left.
-    These are looked up below `root`.
+    A CPU's devices share the least of what the machine, the process's control groups and its own
+    limit (`ulimit -v`) have left. They are looked up below `root`.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
@@ -94,6 +95,9 @@ def _memory_left(root: Path) -> Iterator[float]:
     with contextlib.suppress(OSError):
         rows = dict(row.split(":") for row in (root / "proc/meminfo").read_text().splitlines())
         yield 1024 * int(rows["MemAvailable"].split()[0])
+        if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+            pages = int((root / "proc/self/statm").read_text().split()[0])
+            yield limit - pages * resource.getpagesize()
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             group = PurePath(line.split(":", 2)[2][1:])
             inner = (group, *group.parents) if re.match(r"\d+:(|.*memory.*):", line) else ()
@@ -122,7 +126,7 @@ def plan_chunk(config: Config, chunk: int | None = None) -> int:
     check(chunk is None or 1 <= chunk <= share, "chunk", chunk, f"1 to {share} (a device's share)")
     free, base = free_memory(), memory_needed(config, 0)
     one = memory_needed(config, 1) - base
-    fitting = int(min(share, (0.8 * free - base) // one))
+    fitting = share if free == math.inf else min(share, int((0.8 * free - base) // one))
     wanted = chunk or (1 if jax.default_backend() == "cpu" else max(1, fitting))
     if wanted > fitting:
         advice = f"a chunk of {fitting} would fit" if fitting > 0 else "lower the population"
