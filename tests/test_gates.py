@@ -90,7 +90,45 @@ def test_a_shipped_circuit_plays_life(script):
         np.testing.assert_array_equal(gates.step(circuit, grid[None], wrap=True)[0], expected)
 
 
-@pytest.mark.parametrize("name", ["life", "checkerboard", "letter"])
+def test_a_turned_circuit_knows_no_direction():
+    circuit, state = some_circuit(), np.random.default_rng(6).random((3, 9, 9)) < 0.5
+    turned, views = gates.turned(circuit), [np.rot90(state, turn, (1, 2)) for turn in range(4)]
+    found, seen = [[gates.step(c, v, wrap=False) for v in views] for c in (turned, circuit)]
+    either = np.any([np.rot90(bits, -turn, (1, 2)) for turn, bits in enumerate(seen)], axis=0)
+    for turn, bits in enumerate(found):
+        np.testing.assert_array_equal(bits, np.rot90(either, turn, (1, 2)))
+
+
+def test_packed_life_and_its_gliders(script):
+    """Against plain Life, and four gliders that fly apart with something else between them."""
+    grid, row = np.zeros((48, 48), bool), 49
+    glider = np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1]], bool)
+    grid[30:33, 30:33], grid[15:18, 15:18] = glider, np.rot90(glider, 2)
+    grid[30:33, 15:18], grid[15:18, 30:33] = np.rot90(glider, -1), np.rot90(glider, 1)
+    grid[23:25, 20:28] = True
+    mask, where = gates.pack_grid(np.ones_like(grid)), np.ones_like(grid)
+    where[:, 24:] = False
+    where, packed = gates.pack_grid(where), gates.pack_grid(grid)
+    for _ in range(24):
+        assert packed == gates.pack_grid(grid)
+        assert script.count_gliders(packed, mask, row) == 4
+        assert script.count_gliders(packed, where, row) == 2
+        packed = script.life_packed(packed, mask, row)
+        grid = np.asarray(life_step(jnp.asarray(grid, jnp.float32))) > 0.5
+
+
+def test_a_shipped_creature_walks_on(script):
+    """Beyond what was judged, and around a ring."""
+    pictures = script.poses(2, width=30)[:, :, 0]
+    for result, circuit in shipped(script, "walker"):
+        state = np.concatenate([pictures[0], np.zeros_like(pictures[0])])
+        for _ in range(100):
+            state = gates.step(circuit, state, wrap=True)
+        right = (state[:2] == np.roll(pictures[0], 50, axis=-1)).all()
+        assert right or result["wrong"]
+
+
+@pytest.mark.parametrize("name", ["life", "checkerboard", "letter", "thrower", "walker"])
 def test_shipped_circuits_do_what_their_files_say(script, name):
     for result, circuit in shipped(script, name):
         assert script.make_errors(script.TASKS[name]())(circuit) == result["wrong"]
@@ -131,6 +169,22 @@ def test_a_figure_shows_its_bits_and_a_click_changes_them(chromium):
     for _ in range(5):  # by chance a click may leave bits as they were, if hardly five
         tab.locator("canvas").click(position={"x": 20, "y": 20})
     assert (bits() != start[0]).any()
+    tab.close()
+
+
+def test_a_second_circuit_takes_over_the_first_bit(chromium):
+    """Two bits that stay, then one that moves to the right in each step."""
+    tab = chromium.new_page()
+    start = np.random.default_rng(5).random((2, 4, 4)) < 0.5
+    stay, move = gates.Circuit(18, (), (4, 13)), gates.Circuit(9, (), (3,))
+    figure = {"circuit": stay, "then": move, "after": 3, "start": start, "wrap": True, "life": 0}
+    figure |= {"seconds": 0, "colours": ["#000000", "#ffffff"], "alt": "", "title": ""}
+    tab.set_content(show_gates(figure).data)
+    image = (
+        "(c => [...c.getContext('2d').getImageData(0, 0, 4, 4).data].filter((_, i) => !(i % 4)))"
+    )
+    moved = ",".join(map(str, 255 * np.roll(start[0], 1, axis=1).ravel()))
+    tab.wait_for_function(f"String({image}(document.querySelector('canvas'))) === '{moved}'")
     tab.close()
 
 

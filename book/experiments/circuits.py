@@ -4,8 +4,9 @@
 
 Each result goes to nca_lib/data/circuits/: TASK-SEED.json with the circuit and how it came about,
 races.csv with the surrogates. Times are seconds of one core, as the processor counts them. A
-surrogate has the time that evolution took with the same seed, but at least a minute, compilation
-included, and is measured as a circuit of whole gates. What is there already is left alone, so it
+surrogate has the time that evolution took with the same seed, but at least `LEAST` seconds (those
+of the first three tasks had a minute), compilation included, and is measured as a circuit of whole
+gates. What is there already is left alone, so it
 can be stopped and taken up again.
 """
 
@@ -15,6 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from nca_lib.lab import gates
 from nca_lib.lab.checkpoint import write_atomic, write_table
+from nca_lib.lab.goals import life_step
 from nca_lib.lab.machine import describe_device, versions
 
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data" / "circuits"
@@ -51,16 +54,39 @@ LETTER = """\
 COLOURS = ".RBG"  # by the number that a cell's first two bits spell, the second one counting two
 
 
+# A creature that walks to the right, one cell every other step: its legs apart, and together.
+CREATURE = """\
+.......YYY.....
+.......YKYOO...
+YY....YYYY.....
+YYYYYYYYYY.....
+.YYYYYYYY......
+..YYYYYY.......
+""".splitlines()
+LEGS = ["...O..O........\n...OO.OO.......".splitlines()]
+LEGS += ["....OO.........\n....OOO........".splitlines()]
+BODY = ".YOK"  # as in COLOURS
+# Throwers grow for GROWTH steps. Life then goes on for LIFE_STEPS on a plane, whose middle is at
+# HALF cells from its sides, and what counts are gliders outside of a box, BOX cells from there.
+GROWTH, LIFE_STEPS, HALF, BOX = 8, 256, 80, 32
+SLOPES = 64  # steps of Life that surrogates are trained through; with all, float32 overflows
+MOST = 1000  # gliders that no thrower reaches: what it lacks of them are its errors
+
+
 class Task(NamedTuple):
     """What a circuit has to do, and what it and its evolution may spend."""
 
     start: np.ndarray  # bools (inputs, examples), or (C, worlds, H, W) to grow from
-    target: np.ndarray  # bools (outputs, examples), or (visible bits, worlds, H, W)
+    # Bools (outputs, examples), or (visible bits, worlds, H, W) with an axis in front if each step
+    # has its own; None where gliders count.
+    target: np.ndarray | None
     gates: int  # of each circuit, in use or not
     islands: int
+    steps: int = STEPS
     window: int = 1  # the last steps of growth, which are judged
     weight: int = 1  # of a cell that should not be 0
     limit: float = 60.0  # seconds of one core
+    generations: int = 1000  # of each island, before the worse half is given up
 
     @property
     def grows(self) -> bool:
@@ -100,17 +126,52 @@ def letter() -> Task:
     return Task(start, target, gates=150, islands=8, weight=2)
 
 
-TASKS = {"checkerboard": checkerboard, "letter": letter, "life": life}
+def poses(count: int, height: int = 12, width: int = 26) -> np.ndarray:
+    """Draw the creature at steps 0, 1 and so on: bools (count, 2, 1, height, width)."""
+    drawn = np.zeros((count, height, width), int)
+    for step, grid in enumerate(drawn):
+        rows = CREATURE + LEGS[step % 2]
+        body = np.array([[BODY.index(colour) for colour in row] for row in rows])
+        left = 4 + step // 2  # there is room for what it might leave behind
+        grid[2 : 2 + len(body), left : left + body.shape[1]] = body
+    return np.stack([drawn & 1, drawn >> 1], axis=1)[:, :, None] == 1
+
+
+def walker(steps: int = 11, judged: int = 8) -> Task:
+    """Give a creature, two bits of each cell hidden and 0, to walk on; how it starts is free."""
+    pictures = poses(steps + 1)
+    start = np.concatenate([pictures[0], np.zeros_like(pictures[0])])
+    task = Task(start, pictures[-judged:], gates=120, islands=4, steps=steps, window=judged)
+    return task._replace(limit=100.0, generations=10_000)
+
+
+def thrower() -> Task:
+    """Give one cell, to grow a pattern from which Life makes gliders."""
+    side = 2 * GROWTH + 1
+    start = np.zeros((4, 1, side, side), bool)
+    start[..., GROWTH, GROWTH] = True
+    return Task(start, None, gates=60, islands=4, steps=GROWTH, limit=40.0, generations=100)
+
+
+TASKS = {
+    "life": life,
+    "checkerboard": checkerboard,
+    "letter": letter,
+    "thrower": thrower,
+    "walker": walker,
+}
 
 
 def make_errors(task: Task) -> Callable[..., int]:
     """Count what a circuit gets wrong: examples, or cells in the last steps of growth."""
+    if task.target is None:
+        return make_throws(task)
     pack = gates.pack_grid if task.grows else gates.pack
-    mask = pack(np.ones(task.start.shape[1:], bool))
-    start, target = [pack(bits) for bits in task.start], [pack(bits) for bits in task.target]
-    lit = pack(task.target.any(axis=0))
+    mask, start = pack(np.ones(task.start.shape[1:], bool)), [pack(bits) for bits in task.start]
+    wanted = task.target if task.target.ndim == 5 else [task.target] * task.window
+    wanted = [([pack(bits) for bits in target], pack(target.any(axis=0))) for target in wanted]
 
-    def wrong(bits: list[int]) -> int:
+    def wrong(bits: list[int], target: list[int], lit: int) -> int:
         different = 0
         for have, want in zip(bits, target, strict=False):  # hidden bits are free
             different |= (have ^ want) & mask
@@ -118,10 +179,87 @@ def make_errors(task: Task) -> Callable[..., int]:
 
     def errors(circuit: gates.Circuit, used: gates.Used | None = None) -> int:
         if not task.grows:
-            return wrong(gates.evaluate(circuit, start, used))
+            return wrong(gates.evaluate(circuit, start, used), *wanted[0])
         states = gates.grow(circuit, start, mask, task.start.shape[-1], used)
-        states = [next(states) for _ in range(STEPS)]
-        return sum(wrong(bits) for bits in states[-task.window :])
+        states = [next(states) for _ in range(task.steps)]
+        return sum(
+            wrong(bits, *want) for bits, want in zip(states[-task.window :], wanted, strict=True)
+        )
+
+    return errors
+
+
+def life_packed(grid: int, mask: int, row: int) -> int:
+    """Advance Life by one step, on a grid from `pack_grid` whose rows are `row` bits apart."""
+    left, right = grid << 1, grid >> 1
+    one, two = left ^ right, left & right  # of the neighbours in a row, as a number of two bits
+    ones, twos = one ^ grid, two | (one & grid)  # with the middle
+    above, below = (ones << row, twos << row), (ones >> row, twos >> row)
+    some = above[0] ^ below[0]
+    carry = (above[0] & below[0]) | (some & one)
+    pair = above[1] ^ below[1]
+    four = (above[1] & below[1]) | (pair & two)
+    pair ^= two
+    return (pair ^ carry) & ~(four | (pair & carry)) & ((some ^ one) | grid) & mask
+
+
+def glider_windows() -> list[np.ndarray]:
+    """List the 16 gliders: two shapes, eight ways each to turn and mirror them, as bools (3, 3)."""
+    shapes = np.array([[[0, 1, 0], [0, 0, 1], [1, 1, 1]], [[1, 0, 1], [0, 1, 1], [0, 1, 0]]])
+    ways = [np.rot90(flip, turn) for s in shapes for flip in (s, s.T) for turn in range(4)]
+    return list({way.tobytes(): way == 1 for way in ways}.values())
+
+
+def count_gliders(grid: int, where: int, row: int) -> int:
+    """Count the gliders with their middle in `where` and nothing else in 5 x 5 cells."""
+
+    def near(y: int, x: int) -> int:
+        shift = y * row + x
+        return grid >> shift if shift > 0 else grid << -shift
+
+    around = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
+    for y, x in around:
+        if 2 in (abs(y), abs(x)):
+            where &= ~near(y, x)
+    found, seen = 0, [near(y, x) for y, x in gates.NEIGHBOURS]
+    for window in glider_windows() if where else ():
+        matches = where
+        for bits, want in zip(seen, window.ravel(), strict=True):
+            matches &= bits if want else ~bits
+        found += matches.bit_count()
+    return found
+
+
+def distance() -> np.ndarray:
+    """How far from the middle the cells of the plane are, in rows or columns: (side, side)."""
+    away = np.abs(np.arange(-HALF, HALF + 1))
+    return np.maximum(away, away[:, None])
+
+
+def make_throws(task: Task) -> Callable[..., int]:
+    """Count how many gliders a circuit lacks of `MOST`. It is asked from four sides (`turned`)."""
+    side, row = task.start.shape[-1], 2 * HALF + 2
+    mask, start = gates.pack_grid(np.ones((side, side), bool)), [*map(gates.pack_grid, task.start)]
+    plane, there = gates.pack_grid(distance() >= 0), gates.pack_grid(distance() > BOX)
+    corner, line, known = (HALF - GROWTH) * (row + 1), (1 << side) - 1, {}
+
+    def thrown(body: int) -> int:
+        lines = ((body >> y * (side + 1) & line) << y * row for y in range(side))
+        grid, before = sum(lines) << corner, 0
+        for _ in range(LIFE_STEPS):
+            grid, before = life_packed(grid, plane, row), grid
+            if grid == before:
+                return 0
+        return count_gliders(grid, there, row)
+
+    def errors(circuit: gates.Circuit, used: gates.Used | None = None) -> int:
+        circuit = gates.turned(circuit)
+        if any(bit & 1 for bit in gates.evaluate(circuit, [0] * circuit.inputs)):
+            return MOST  # where nothing is, nothing begins
+        *_, (body, *_) = islice(gates.grow(circuit, start, mask, side), task.steps)
+        if body not in known:
+            known[body] = thrown(body)
+        return MOST - known[body]
 
     return errors
 
@@ -132,7 +270,8 @@ def train(name: str, seed: int) -> dict:
     inputs, outputs = task.wires
     parents = [gates.random_circuit(rng, inputs, task.gates, outputs) for _ in range(task.islands)]
     begin, history, solved = time.process_time(), [], None
-    for evaluations, (wrong, _), circuit in gates.evolve(make_errors(task), parents, seed):
+    rounds = gates.evolve(make_errors(task), parents, seed, task.generations)
+    for evaluations, (wrong, _), circuit in rounds:
         seconds, count = time.process_time() - begin, len(gates.active(circuit)[1])
         if not history or history[-1][2:] != [wrong, count]:
             history.append([evaluations, round(seconds, 2), wrong, count])
@@ -141,7 +280,7 @@ def train(name: str, seed: int) -> dict:
         if seconds > min(task.limit, 1.3 * solved["seconds"] + 4 if solved else np.inf):
             break
     about = {"device": describe_device(), "versions": versions()}
-    config = task._asdict() | {"start": task.start.shape, "target": task.target.shape}
+    config = task._asdict() | {"start": task.start.shape, "target": np.shape(task.target)}
     told = {"task": name, "seed": seed, "config": config, "evaluations": evaluations}
     told |= {"seconds": round(seconds, 2), "wrong": wrong, "solved": solved, "history": history}
     return told | about | {"circuit": gates.prune(circuit)._asdict()}
@@ -153,7 +292,7 @@ PASS = 12  # the gate that passes its first bit on, which all gates of a surroga
 WIDEST = 256  # gates of a surrogate's first layer; each layer has half as many as the one before
 RATES = (0.02, 0.06, 0.2)  # of Adam
 SURROGATES = ("straight", "soft")
-LEAST = 60.0  # seconds of one core that a surrogate has, however quick evolution was
+LEAST = 40.0  # seconds of one core that a surrogate has, however quick evolution was
 
 
 def draw_layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[np.ndarray]:
@@ -195,6 +334,58 @@ def harden(logits: list, layers: list, inputs: int) -> gates.Circuit:
     return gates.Circuit(inputs, tuple(chosen), tuple(range(before, first)))
 
 
+def make_loss(task: Task, layers: list, surrogate: str) -> Callable[[list], jax.Array]:
+    """Judge mixtures of gates, by mean squared errors or by how much lives how far away.
+
+    The count of gliders has no slope, nor has the number of cells outside of the box, while there
+    are none. So each living cell counts by its squared distance from the middle, at each of the
+    first `SLOPES` steps of Life.
+    """
+    start = jnp.asarray(task.start, jnp.float32)
+    far = jnp.square(distance() / HALF)
+
+    def ask(logits: list, state: jax.Array) -> jax.Array:
+        (height, width), padded = state.shape[-2:], jnp.pad(state, [(0, 0)] * 2 + [(1, 1)] * 2)
+        near = [padded[..., 1 + y :, 1 + x :][..., :height, :width] for y, x in gates.NEIGHBOURS]
+        near = jnp.stack(near, axis=1).reshape(task.wires[0], *state.shape[1:])
+        return soft_outputs(logits, layers, near, surrogate)
+
+    def ask_turned(logits: list, state: jax.Array) -> jax.Array:
+        views = [jnp.rot90(state, turn, (2, 3)) for turn in range(4)]
+        answers = [jnp.rot90(ask(logits, v), -turn, (2, 3)) for turn, v in enumerate(views)]
+        return 1 - jnp.prod(1 - jnp.stack(answers), axis=0)
+
+    def grown(logits: list, step: Callable) -> jax.Array:
+        def scanned(state, _):
+            return (step(logits, state),) * 2
+
+        return jax.lax.scan(scanned, start, length=task.steps)[1]
+
+    def thrown(logits: list) -> jax.Array:
+        grid = jnp.pad(grown(logits, ask_turned)[-1, 0, 0], HALF - GROWTH)
+
+        def live(grid, _):
+            grid = life_step(grid, surrogate)
+            return grid, (grid * far).sum()
+
+        return -jax.lax.scan(live, grid, length=SLOPES)[1].mean()
+
+    if task.target is None:
+        return thrown
+    target = jnp.asarray(task.target, jnp.float32)
+    target = target if target.ndim == 5 else target[None]
+    heavy = 1 + (task.weight - 1) * target.max(axis=1, keepdims=True)
+
+    def loss(logits: list) -> jax.Array:
+        once = not task.grows
+        values = (
+            soft_outputs(logits, layers, start, surrogate)[None] if once else grown(logits, ask)
+        )
+        return (heavy * jnp.square(values[-task.window :, : target.shape[1]] - target)).mean()
+
+    return loss
+
+
 def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> Iterator[tuple]:
     """Train for `limit` seconds; yields (seconds, steps, errors in whole gates) on the way."""
     begin, task, rng = time.process_time(), TASKS[name](), np.random.default_rng(seed)
@@ -202,28 +393,9 @@ def descend(name: str, surrogate: str, rate: float, seed: int, limit: float) -> 
     layers = draw_layers(rng, inputs, outputs)
     logits = [rng.normal(size=(ends.shape[1], 16)).astype(np.float32) for ends in layers]
     logits = [jnp.asarray(logit).at[:, PASS].add(5.0) for logit in logits]
-    start, target = jnp.asarray(task.start, jnp.float32), jnp.asarray(task.target, jnp.float32)
-    heavy = 1 + (task.weight - 1) * target.max(axis=0)
-    adam = optax.adam(rate)
-
-    def judged(values: jax.Array) -> jax.Array:
-        return (heavy * jnp.square(values[: len(target)] - target)).mean()
-
-    def step(state: jax.Array, logits: list) -> jax.Array:
-        padded = jnp.pad(state, ((0, 0), (0, 0), (1, 1), (1, 1)))
-        near = [padded[..., y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)]
-        near = jnp.stack(near, axis=1).reshape(inputs, *state.shape[1:])
-        return soft_outputs(logits, layers, near, surrogate)
-
-    def loss(logits: list) -> jax.Array:
-        if not task.grows:
-            return judged(soft_outputs(logits, layers, start, surrogate))
-
-        def scanned(state, _):
-            new = step(state, logits)
-            return new, judged(new)
-
-        return jax.lax.scan(scanned, start, length=STEPS)[1][-task.window :].mean()
+    # Behind hundreds of steps of Life gradients have any length; their direction is what is used.
+    normed = [optax.normalize_by_update_norm(), optax.zero_nans()] if task.target is None else []
+    adam, loss = optax.chain(*normed, optax.adam(rate)), make_loss(task, layers, surrogate)
 
     @jax.jit
     def update(logits: list, state: optax.OptState) -> tuple:

@@ -37,6 +37,7 @@ GATES = (
     lambda a, b: a | b,
     lambda a, b: a | ~a,
 )
+OR = 14  # number of that function
 CHILDREN = 4  # of each parent in a generation
 # Rows and columns from a cell to its neighbours, in the order of the inputs of each bit.
 NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -168,6 +169,28 @@ def step(
         for y, x in NEIGHBOURS
     ]
     return np.stack(evaluate(circuit, near))
+
+
+def turned(circuit: Circuit) -> Circuit:
+    """Let each cell ask a circuit four times, and set the bits that any of the answers sets.
+
+    Each time the neighbourhood is turned by a quarter. So the new circuit, of four copies and some
+    ORs, cannot tell directions apart, and what grows from one cell looks the same turned.
+    """
+    inputs, gates, outputs = circuit
+    order, listed, answers = list(range(9)), [], []
+    for _ in range(4):
+        new = [wire // 9 * 9 + order[wire % 9] for wire in range(inputs)]
+        new += [inputs + len(listed) + number for number in range(len(gates))]
+        listed += [(function, new[a], new[b]) for function, a, b in gates]
+        answers.append([new[wire] for wire in outputs])
+        order = [order[k] for k in (2, 5, 8, 1, 4, 7, 0, 3, 6)]
+    either = answers[0]
+    for answer in answers[1:]:
+        pairs = list(zip(either, answer, strict=True))
+        either = [inputs + len(listed) + number for number in range(len(pairs))]
+        listed += [(OR, a, b) for a, b in pairs]
+    return Circuit(inputs, tuple(listed), tuple(either))
 
 
 Score = tuple[int, int]  # wrong bits, and where none is, active gates

@@ -217,7 +217,9 @@ def show_gates(*figures: dict) -> HTML:
         *figures: for each its circuit, start `(C, H, W)` of bools, wrap (as in
             `nca_lib.lab.gates.step`), colours by the number that a cell's first bits spell, the
             first one counting least, seconds for a step, life, after how many steps it begins anew
-            (0 for never), alt, what it shows, and title, a caption.
+            (0 for never), alt, what it shows, and title, a caption. It can have then, a circuit
+            that takes over with a cell's first bit after as many steps as after says, and fade,
+            how far cells without bits fade in a step, if not at once.
 
     Returns:
         HTML, to be the last value of a notebook cell.
@@ -228,7 +230,7 @@ def show_gates(*figures: dict) -> HTML:
         start = ["".join(map(str, plane.ravel())) for plane in bits]
         options = {key: value for key, value in figure.items() if key != "title"}
         options |= {"start": start, "height": bits.shape[1], "width": bits.shape[2]}
-        options["circuit"] = figure["circuit"]._asdict()
+        options |= {key: figure[key]._asdict() for key in ("circuit", "then") if key in figure}
         places += f"<figure><figcaption>{html.escape(figure['title'])}</figcaption></figure>"
         mounts += f"GateCells.mount(places[{number}], {to_json(options)});\n"
     text = (DEMO / "gates.js").read_text(encoding="utf-8")

@@ -38,9 +38,12 @@ var GateCells = (() => {
 
      `options` has circuit, height, width, wrap, start (one text of 0 and 1 for each bit of a cell),
      colours (CSS, by the number that a cell's first bits spell), seconds a step, and `life`, after
-     how many steps it begins anew: 0 for never. A click or a touch makes the bits around random. */
+     how many steps it begins anew: 0 for never. It can have `then`, a circuit for one bit, and
+     `after`, the number of steps before that takes over with a cell's first bit; and `fade`, how
+     far what has no bit set fades in a step, if not at once. A click or a touch makes the bits
+     around random. */
   function mount(element, options) {
-    const { circuit, height, width, wrap, colours, seconds, life } = options;
+    const { height, width, wrap, colours, seconds, life, then, after, fade } = options;
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [width, height];
     canvas.setAttribute("role", "img");
@@ -50,9 +53,15 @@ var GateCells = (() => {
     const begin = () => options.start.map((bits) => Uint8Array.from(bits, Number));
     let [state, age, last, visible] = [begin(), 0, 0, true];
 
+    function advanced() {
+      if (then && age > after) return step(then, state.slice(0, 1), height, width, wrap);
+      return step(options.circuit, state, height, width, wrap);
+    }
+
     function draw() {
       for (let i = 0; i < height * width; i++) {
         const number = state.reduce((sum, plane, bit) => sum + (plane[i] << bit), 0);
+        context.globalAlpha = number || !age ? 1 : fade || 1;
         context.fillStyle = colours[number % colours.length];
         context.fillRect(i % width, Math.floor(i / width), 1, 1);
       }
@@ -66,7 +75,7 @@ var GateCells = (() => {
       last = now;
       age += 1;
       if (life && age > life) [state, age] = [begin(), 0];
-      else state = step(circuit, state, height, width, wrap);
+      else state = advanced();
       draw();
     }
 
@@ -81,8 +90,7 @@ var GateCells = (() => {
     });
     new IntersectionObserver(([entry]) => (visible = entry.isIntersecting)).observe(canvas);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    for (let i = 0; calm && i < 20; i++) state = step(circuit, state, height, width, wrap);
-    draw();
+    for (draw(); calm && age < (after || 20); draw()) [age, state] = [age + 1, advanced()];
     if (!calm) requestAnimationFrame(advance);
   }
 
