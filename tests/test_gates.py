@@ -111,9 +111,9 @@ def test_packed_life_and_its_gliders(script):
     where, packed = gates.pack_grid(where), gates.pack_grid(grid)
     for _ in range(24):
         assert packed == gates.pack_grid(grid)
-        assert script.count_gliders(packed, mask, row) == 4
-        assert script.count_gliders(packed, where, row) == 2
-        packed = script.life_packed(packed, mask, row)
+        assert script.throwers.count_gliders(packed, mask, row) == 4
+        assert script.throwers.count_gliders(packed, where, row) == 2
+        packed = script.throwers.life_packed(packed, mask, row)
         grid = np.asarray(life_step(jnp.asarray(grid, jnp.float32))) > 0.5
 
 

@@ -14,9 +14,9 @@ import argparse
 import csv
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,9 @@ from nca_lib.lab import gates
 from nca_lib.lab.checkpoint import write_atomic, write_table
 from nca_lib.lab.goals import life_step
 from nca_lib.lab.machine import describe_device, versions
+
+sys.path.insert(0, str(Path(__file__).parent))  # where it was imported from elsewhere
+import throwers
 
 FOLDER = Path(__file__).parents[2] / "nca_lib" / "data" / "circuits"
 SIZE, STEPS = 16, 20  # of the grids that patterns grow on, in cells, and of their growth
@@ -66,11 +69,6 @@ YYYYYYYYYY.....
 LEGS = ["...O..O........\n...OO.OO.......".splitlines()]
 LEGS += ["....OO.........\n....OOO........".splitlines()]
 BODY = ".YOK"  # as in COLOURS
-# Throwers grow for GROWTH steps. Life then goes on for LIFE_STEPS on a plane, whose middle is at
-# HALF cells from its sides, and what counts are gliders outside of a box, BOX cells from there.
-GROWTH, LIFE_STEPS, HALF, BOX = 8, 256, 80, 32
-SLOPES = 64  # steps of Life that surrogates are trained through; with all, float32 overflows
-MOST = 1000  # gliders that no thrower reaches: what it lacks of them are its errors
 
 
 class Task(NamedTuple):
@@ -147,10 +145,11 @@ def walker(steps: int = 11, judged: int = 8) -> Task:
 
 def thrower() -> Task:
     """Give one cell, to grow a pattern from which Life makes gliders."""
-    side = 2 * GROWTH + 1
+    side = 2 * throwers.GROWTH + 1
     start = np.zeros((4, 1, side, side), bool)
-    start[..., GROWTH, GROWTH] = True
-    return Task(start, None, gates=60, islands=4, steps=GROWTH, limit=40.0, generations=100)
+    start[..., throwers.GROWTH, throwers.GROWTH] = True
+    task = Task(start, None, gates=60, islands=4, steps=throwers.GROWTH)
+    return task._replace(limit=40.0, generations=100)
 
 
 TASKS = {
@@ -165,7 +164,7 @@ TASKS = {
 def make_errors(task: Task) -> Callable[..., int]:
     """Count what a circuit gets wrong: examples, or cells in the last steps of growth."""
     if task.target is None:
-        return make_throws(task)
+        return throwers.make_throws(task.start)
     pack = gates.pack_grid if task.grows else gates.pack
     mask, start = pack(np.ones(task.start.shape[1:], bool)), [pack(bits) for bits in task.start]
     wanted = task.target if task.target.ndim == 5 else [task.target] * task.window
@@ -185,81 +184,6 @@ def make_errors(task: Task) -> Callable[..., int]:
         return sum(
             wrong(bits, *want) for bits, want in zip(states[-task.window :], wanted, strict=True)
         )
-
-    return errors
-
-
-def life_packed(grid: int, mask: int, row: int) -> int:
-    """Advance Life by one step, on a grid from `pack_grid` whose rows are `row` bits apart."""
-    left, right = grid << 1, grid >> 1
-    one, two = left ^ right, left & right  # of the neighbours in a row, as a number of two bits
-    ones, twos = one ^ grid, two | (one & grid)  # with the middle
-    above, below = (ones << row, twos << row), (ones >> row, twos >> row)
-    some = above[0] ^ below[0]
-    carry = (above[0] & below[0]) | (some & one)
-    pair = above[1] ^ below[1]
-    four = (above[1] & below[1]) | (pair & two)
-    pair ^= two
-    return (pair ^ carry) & ~(four | (pair & carry)) & ((some ^ one) | grid) & mask
-
-
-def glider_windows() -> list[np.ndarray]:
-    """List the 16 gliders: two shapes, eight ways each to turn and mirror them, as bools (3, 3)."""
-    shapes = np.array([[[0, 1, 0], [0, 0, 1], [1, 1, 1]], [[1, 0, 1], [0, 1, 1], [0, 1, 0]]])
-    ways = [np.rot90(flip, turn) for s in shapes for flip in (s, s.T) for turn in range(4)]
-    return list({way.tobytes(): way == 1 for way in ways}.values())
-
-
-def count_gliders(grid: int, where: int, row: int) -> int:
-    """Count the gliders with their middle in `where` and nothing else in 5 x 5 cells."""
-
-    def near(y: int, x: int) -> int:
-        shift = y * row + x
-        return grid >> shift if shift > 0 else grid << -shift
-
-    around = [(y, x) for y in range(-2, 3) for x in range(-2, 3)]
-    for y, x in around:
-        if 2 in (abs(y), abs(x)):
-            where &= ~near(y, x)
-    found, seen = 0, [near(y, x) for y, x in gates.NEIGHBOURS]
-    for window in glider_windows() if where else ():
-        matches = where
-        for bits, want in zip(seen, window.ravel(), strict=True):
-            matches &= bits if want else ~bits
-        found += matches.bit_count()
-    return found
-
-
-def distance() -> np.ndarray:
-    """How far from the middle the cells of the plane are, in rows or columns: (side, side)."""
-    away = np.abs(np.arange(-HALF, HALF + 1))
-    return np.maximum(away, away[:, None])
-
-
-def make_throws(task: Task) -> Callable[..., int]:
-    """Count how many gliders a circuit lacks of `MOST`. It is asked from four sides (`turned`)."""
-    side, row = task.start.shape[-1], 2 * HALF + 2
-    mask, start = gates.pack_grid(np.ones((side, side), bool)), [*map(gates.pack_grid, task.start)]
-    plane, there = gates.pack_grid(distance() >= 0), gates.pack_grid(distance() > BOX)
-    corner, line, known = (HALF - GROWTH) * (row + 1), (1 << side) - 1, {}
-
-    def thrown(body: int) -> int:
-        lines = ((body >> y * (side + 1) & line) << y * row for y in range(side))
-        grid, before = sum(lines) << corner, 0
-        for _ in range(LIFE_STEPS):
-            grid, before = life_packed(grid, plane, row), grid
-            if grid == before:
-                return 0
-        return count_gliders(grid, there, row)
-
-    def errors(circuit: gates.Circuit, used: gates.Used | None = None) -> int:
-        circuit = gates.turned(circuit)
-        if any(bit & 1 for bit in gates.evaluate(circuit, [0] * circuit.inputs)):
-            return MOST  # where nothing is, nothing begins
-        *_, (body, *_) = islice(gates.grow(circuit, start, mask, side), task.steps)
-        if body not in known:
-            known[body] = thrown(body)
-        return MOST - known[body]
 
     return errors
 
@@ -342,7 +266,7 @@ def make_loss(task: Task, layers: list, surrogate: str) -> Callable[[list], jax.
     first `SLOPES` steps of Life.
     """
     start = jnp.asarray(task.start, jnp.float32)
-    far = jnp.square(distance() / HALF)
+    far = jnp.square(throwers.distance() / throwers.HALF)
 
     def ask(logits: list, state: jax.Array) -> jax.Array:
         (height, width), padded = state.shape[-2:], jnp.pad(state, [(0, 0)] * 2 + [(1, 1)] * 2)
@@ -362,13 +286,13 @@ def make_loss(task: Task, layers: list, surrogate: str) -> Callable[[list], jax.
         return jax.lax.scan(scanned, start, length=task.steps)[1]
 
     def thrown(logits: list) -> jax.Array:
-        grid = jnp.pad(grown(logits, ask_turned)[-1, 0, 0], HALF - GROWTH)
+        grid = jnp.pad(grown(logits, ask_turned)[-1, 0, 0], throwers.HALF - throwers.GROWTH)
 
         def live(grid, _):
             grid = life_step(grid, surrogate)
             return grid, (grid * far).sum()
 
-        return -jax.lax.scan(live, grid, length=SLOPES)[1].mean()
+        return -jax.lax.scan(live, grid, length=throwers.SLOPES)[1].mean()
 
     if task.target is None:
         return thrown
