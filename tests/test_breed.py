@@ -109,12 +109,16 @@ def test_the_next_nine_come_from_the_chosen_and_none_is_lost(read, tmp_path):
     assert not set(reader.wait(1).pictures()) & set(second)
     reader.button("Back").click()
     assert reader.wait(0).pictures() == first
+    assert reader.nine.nth(3).get_attribute("aria-pressed") == "true"  # as it was chosen
     reader.button("Forward").click()
     assert not set(reader.wait(1).pictures()) & set(second)
     reader.faces.and_(reader.tab.get_by_label("Generation 1, from child 4")).first.click()
     assert reader.wait(1).pictures() == second
     reader.breed(0, 5)
-    assert "children 1, 6" in reader.tab.inner_text(".nca-status") and reader.faces.count() == 4
+    assert (
+        "the mean of children 1, 6" in reader.tab.inner_text(".nca-status")
+        and reader.faces.count() == 4
+    )
 
 
 def test_a_mixture_has_each_hidden_unit_whole_from_one_parent(read):
@@ -139,9 +143,16 @@ def test_a_mixture_has_each_hidden_unit_whole_from_one_parent(read):
 
 
 def test_what_is_bred_travels_in_links_and_files_and_lives_in_the_player(read, tmp_path):
-    reader = read(link_to("lizard-regenerating")).wait(0)
+    allowed = {"permissions": ["clipboard-read", "clipboard-write"]}
+    reader = read(link_to("lizard-regenerating"), **allowed).wait(0)
     reader.nine.nth(8).click()
-    link = reader.tab.get_by_role("link", name="Link to it").get_attribute("href")
+    link = reader.tab.get_by_role("link", name="Link to it")
+    link.click()  # is copied, and the families stay
+    reader.tab.get_by_text("Link copied").wait_for()
+    assert reader.nine.nth(8).get_attribute("aria-pressed") == "true"
+    copied = reader.tab.evaluate("navigator.clipboard.readText()")
+    link = link.get_attribute("href")
+    assert copied.endswith(link) and len(link) < 4_000
     reader.saved(tmp_path / "bred.nca.json")
     reader.button("Play with it").click()
     reader.tab.locator(".nca-player canvas").wait_for()

@@ -12,7 +12,7 @@ var Breed = (() => {
   const SIGMAS = [0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1];
   const USUAL = 0.02;
   const FRAME = 50; // ms of one step
-  const REST = 40; // steps' time for which a grown pattern is held
+  const REST = 100; // steps' time for which a grown pattern is held
   const SLICE = 12; // ms that this may take without a break
   const [WIDE, HIGH, FACE] = [60, 52, 44]; // of the family tree, in pixels
   const NOTHING = new Float32Array(); // there is no target
@@ -103,10 +103,10 @@ var Breed = (() => {
       return [...this.places.keys()].filter((k) => this.places[k].place.ariaPressed === "true");
     }
 
-    show(model, children) {
+    show({ model, children, chosen }) {
       this.model = model;
       this.places.forEach((one, k) => {
-        one.place.ariaPressed = false;
+        one.place.ariaPressed = chosen.includes(k);
         one.world = Rollout.makeWorld(model, NOTHING);
         one.world.setWeights(children[k]);
         one.canvas.width = one.canvas.height = one.world.side;
@@ -169,7 +169,8 @@ var Breed = (() => {
     }
   }
 
-  /* ---- The family tree: a generation is {number, from, parents, face, children, next} ---- */
+  /* ---- Family trees: a generation is {model, number, from, parents, face, children, chosen, next};
+     `next` are the generations that come from it, and `before` the one it comes from ---- */
 
   class Tree {
     constructor(visit) {
@@ -180,7 +181,7 @@ var Breed = (() => {
       this.element = make("div", told, this.faces);
     }
 
-    show(root, now) {
+    show(roots, now) {
       const [places, lines] = [[], []];
       let rows = 0;
       const lay = (node) => {
@@ -193,7 +194,7 @@ var Breed = (() => {
         }
         return row;
       };
-      lay(root);
+      roots.forEach(lay);
       const path = document.createElementNS(SVG, "path");
       path.setAttribute("d", lines.join(""));
       this.lines.replaceChildren(path);
@@ -226,6 +227,7 @@ var Breed = (() => {
     constructor(root) {
       this.root = root;
       this.isFull = root.dataset.size !== "small";
+      this.roots = []; // of the family trees
       this.seed = 0;
       this.build();
       if (this.isFull) window.addEventListener("hashchange", () => this.readLink());
@@ -290,8 +292,12 @@ var Breed = (() => {
         hidden: "",
         change: ({ target }) => target.files[0] && this.open(target.files[0]),
       });
-      this.link = make("a", { href: "#" }, "Link to it");
-      this.evolver = make("a", { href: "evolve.html" }, "Evolve it");
+      const click = (event) => {
+        event.preventDefault(); // the families on this page would be lost
+        this.copyLink();
+      };
+      this.link = make("a", { href: "#", click }, "Link to it");
+      this.evolver = make("a", { href: "evolve.html", target: "_blank" }, "Evolve it");
       this.subject = make("strong", {}, "The parent:");
       return make(
         "div",
@@ -347,17 +353,15 @@ var Breed = (() => {
     }
 
     found(model) {
-      this.model = model;
-      this.first = null;
       if (this.runs) this.runs.value = model.name; // none, for one from elsewhere
-      return this.add(null, [model.weights], model.title);
+      return this.add(model, null, [model.weights], model.title);
     }
 
     /* ---- Generations ---- */
 
     /* A generation, of children of these parents, behind another; it is shown. */
-    async add(before, parents, from) {
-      const { model, std } = this;
+    async add(model, before, parents, from) {
+      const { std } = this;
       const asked = (this.asked = { std, seed: this.seed++, isCrossed: this.crossing.value === "1" });
       this.busy(true);
       const children = await inSlices(breed(model, parents, asked));
@@ -365,33 +369,36 @@ var Breed = (() => {
       const face = await inSlices(portrait(model, weights));
       if (asked !== this.asked) return; // something else was asked for meanwhile
       const number = before ? before.number + 1 : 0;
-      const node = { number, before, parents, from, weights, face, children, std, next: [] };
-      before?.next.push(node);
-      this.first ??= node;
+      const own = { model, number, before, parents, from, std, weights, face, children };
+      const node = { ...own, chosen: [], next: [] };
+      (before?.next ?? this.roots).push(node);
       this.visit(node);
     }
 
     breed() {
+      const { model, children } = this.node;
       const { chosen } = this.nine;
-      const parents = chosen.map((k) => this.node.children[k]);
-      const from = `${chosen.length > 1 ? "children" : "child"} ${chosen.map((k) => k + 1).join(", ")}`;
-      return this.add(this.node, parents, from);
+      const numbers = chosen.map((k) => k + 1).join(", ");
+      const several = this.crossing.value === "1" ? "a mixture" : "the mean";
+      const from = chosen.length > 1 ? `${several} of children ${numbers}` : `child ${numbers}`;
+      const parents = chosen.map((k) => children[k]);
+      return this.add(model, this.node, parents, from);
     }
 
     others() {
-      const { before, parents, from } = this.node;
-      if (!before) this.first = null; // another family
-      return this.add(before, parents, from);
+      const { model, before, parents, from } = this.node;
+      return this.add(model, before, parents, from);
     }
 
     visit(node) {
+      if (this.node) this.node.chosen = this.nine.chosen;
       this.node = node;
       if (node.before) node.before.visited = node;
-      this.nine.show(this.model, node.children);
+      this.nine.show(node);
       this.busy(false);
       const whose = node.before ? `of ${node.from} of the generation before` : `of ${node.from}`;
       this.say(`Generation ${node.number}: nine mutants ${whose}, at σ ${node.std}. Choose.`);
-      this.tree?.show(this.first, node);
+      this.tree?.show(this.roots, node);
       this.refresh();
     }
 
@@ -406,30 +413,31 @@ var Breed = (() => {
       this.othersButton.disabled = false;
       this.backButton.disabled = !this.node.before;
       this.forwardButton.disabled = !this.node.visited;
-      const count = chosen.length > 1 ? ` from these ${chosen.length}` : "";
-      this.breedButton.textContent = `Breed${chosen.length === 1 ? " from this one" : count}`;
       if (!this.isFull) return;
-      this.subject.textContent = chosen.length === 1 ? `Child ${chosen[0] + 1}:` : "The parent:";
+      const several = chosen.length ? `Mean of ${chosen.length}:` : "The parent:";
+      this.subject.textContent = chosen.length === 1 ? `Child ${chosen[0] + 1}:` : several;
       this.link.href = `#${NCA.toLink(this.kept)}`;
       this.evolver.href = `evolve.html${this.link.hash}`;
     }
 
     /* ---- Afterwards ---- */
 
-    /* The one that is chosen, as a model; of several or none the one they all come from. */
+    /* The one that is chosen, as a model; of several the mean; of none the one they all come from. */
     get kept() {
       const { node, nine } = this;
-      const weights = nine.chosen.length === 1 ? node.children[nine.chosen[0]] : node.weights;
-      return { ...this.model, weights, target: null };
+      const chosen = nine.chosen.map((k) => node.children[k]);
+      const title = `${node.model.title}, bred`.replace(/(, bred)+$/, ", bred");
+      const weights = chosen.length ? meanOf(chosen) : node.weights;
+      return { ...node.model, title, weights, target: null };
     }
 
     /* With a target, premultiplied, where no emoji names one: what the parent grew. */
     get record() {
-      const title = `${this.model.title}, bred`.replace(/(, bred)+$/, ", bred");
-      const { data } = this.node.face;
+      const { face, model } = this.node;
+      const { data } = face;
       const premultiply = (value, i) => (i % 4 < 3 ? (value * data[i | 3]) / 255 : value) / 255;
-      const target = this.model.emoji ? null : Float32Array.from(data, premultiply);
-      return NCA.encode(this.kept, { name: "bred", title, target });
+      const target = model.emoji ? null : Float32Array.from(data, premultiply);
+      return NCA.encode(this.kept, { name: "bred", target });
     }
 
     play() {
@@ -438,6 +446,15 @@ var Breed = (() => {
       this.player.replaceChildren(root, make("div", { class: "nca-row" }, close));
       NCA.player(root, this.record, { room: 1.5, tools: "play step restart cut" });
       this.player.scrollIntoView({ block: "nearest" });
+    }
+
+    async copyLink() {
+      try {
+        await navigator.clipboard.writeText(this.link.href);
+        this.say("Link copied.");
+      } catch {
+        this.say("This browser does not copy it: use the menu of the link.");
+      }
     }
 
     save() {
