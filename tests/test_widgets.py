@@ -222,7 +222,7 @@ def test_loss_explorer_moves_the_window(run):
         assert f"window: {mean:.4g}" in text(box)
         assert messages(box) == ""
     turn(box, end=20)
-    assert "width is 32" in messages(box)
+    assert "got 32" in messages(box)
 
 
 def test_loss_explorer_shows_life_death_and_explosion(run):
