@@ -149,9 +149,7 @@ def test_each_page_ends_with_what_it_cites(built):
         page = parse(path)
         links = page.select("article a[href^='references.html#']:not(#references a)")
         cited = {link["href"]: known[link["href"]] for link in links if path.stem != "index"}
-        listed = bool(
-            cited and page.select(".page-toc")
-        )  # some pages have no contents
+        listed = bool(cited and page.select(".page-toc"))  # some pages have no contents
         assert len(page.select(".page-toc a[href='#references']")) == listed, path.stem
         items = page.select("article section#references:last-child li")
         assert {item.a["href"]: words(item) for item in items} == cited, path.stem
