@@ -276,7 +276,8 @@ def make_trainer(task: Task, chunk: int | None = None) -> tuple[Strategy | Desce
         trained = make_task(config, config.surrogate) if config.surrogate else task
         return descent, make_descend(descent, trained)
 
-    pool = jnp.stack([task.start] * config.pool) if config.pool else None
+    seeds = jnp.broadcast_to(task.start, (config.pool, *task.start.shape))
+    pool = seeds if config.pool else None
 
     def tune(settings):
         return make_strategy(config, task.params, pool, **settings)
