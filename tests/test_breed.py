@@ -165,7 +165,10 @@ def test_what_is_bred_travels_in_links_and_files_and_lives_in_the_player(read, t
     other.tab.get_by_text("cannot be used").wait_for()
     other.tab.get_by_role("combobox", name="Begin with").select_option("donut")
     other.tab.get_by_text("nine mutants of Donut").wait_for()
-    assert read("#p=%00").tab.get_by_text("cannot be used").wait_for() is None
+    other = read("#p=%00")
+    other.tab.get_by_text("cannot be used").wait_for()
+    other.tab.locator(".nca-breed[data-state=ready]").wait_for()
+    assert "cannot be used" in other.tab.inner_text(".nca-status") and other.faces.count() == 1
 
 
 def test_it_grows_where_it_is_seen_and_blocks_nothing(read, chromium):

@@ -230,10 +230,21 @@ var Breed = (() => {
       this.roots = []; // of the family trees
       this.seed = 0;
       this.build();
-      if (this.isFull) window.addEventListener("hashchange", () => this.readLink());
-      this.attempt(async () => {
-        if (!this.isFull || !(await this.readLink())) await this.take(root.dataset.run);
-      });
+      const follow = () => this.attempt(() => this.readLink());
+      if (this.isFull) window.addEventListener("hashchange", follow);
+      this.begin();
+    }
+
+    /* Where a link cannot be used the run of the page stands in for it, and the page says so. */
+    async begin() {
+      let trouble = "";
+      try {
+        if (this.isFull && (await this.readLink())) return;
+      } catch (error) {
+        trouble = error.message;
+      }
+      await this.attempt(() => this.take(this.root.dataset.run));
+      if (trouble) this.say(trouble);
     }
 
     build() {
@@ -336,12 +347,11 @@ var Breed = (() => {
       return this.found(NCA.open(NCA.records.get(name)));
     }
 
-    readLink() {
-      return this.attempt(async () => {
-        const model = NCA.fromLink(location.hash);
-        if (model) await this.found(model);
-        return Boolean(model);
-      });
+    /* Whether the address holds a pattern, which is shown. */
+    async readLink() {
+      const model = NCA.fromLink(location.hash);
+      if (model) await this.found(model);
+      return Boolean(model);
     }
 
     open(file) {
