@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import skip_or_fail
 from PIL import Image
-from test_book import HTML, PAGES
+from test_book import HTML, PAGES, STILL
 
 SCALE = 2  # pixels of the screen for one of the page, as on most phones
 DAZZLING = 0.8  # luminance; white has 1
@@ -74,7 +74,7 @@ def test_figures_of_the_book_can_be_read(chromium):
             tab.set_viewport_size({"width": width, "height": 900})
             tab.emulate_media(color_scheme=theme)
             tab.wait_for_function("(t) => document.documentElement.dataset.theme === t", arg=theme)
-            tab.wait_for_function("() => document.getAnimations().length === 0")  # colours fade in
+            tab.wait_for_function(STILL)  # colours fade in
             colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
             colour = [float(value) for value in colour.strip("rgba()").split(",")[:3]]
             for image in tab.locator(FIGURES).all():

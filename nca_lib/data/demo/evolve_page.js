@@ -244,7 +244,11 @@
       const fresh = { pointerenter: renew, focus: renew };
       const events = { ...fresh, click };
       this.link = make("a", { href: "#", class: "evolve-link", ...events }, "Link to this pattern");
-      this.breeder = make("a", { href: "breed.html", class: "evolve-link", ...fresh }, "Breed it");
+      this.breeder = make(
+        "a",
+        { href: "breed.html", class: "evolve-link", target: "_blank", ...fresh },
+        "Breed it",
+      );
       this.kept = make("span", { class: "evolve-kept", role: "status" });
       this.renewer = button("Show the newest", () => this.playWithIt());
       this.keepers = [
