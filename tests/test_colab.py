@@ -129,8 +129,7 @@ def test_chapters_alone_run_and_leave_what_is_there(colab, wheel):
         assert f"jax {before['jax']}" in first and f"flax {before['flax']}" in first
         assert re.search(r"on \d+ x cpu", first)
 
-
-def test_library_grows_the_lizard_there(colab):
+    # And the library grows the lizard there.
     code = (
         "import nca_lib; run = nca_lib.load_run('lizard');"
         "print(run.evaluate(keys=8).mean(), run.info['loss']['mean'])"
