@@ -4,7 +4,7 @@
 var Breed = (() => {
   "use strict";
 
-  const { make } = NCA;
+  const { make, button } = NCA;
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const SVG = "http://www.w3.org/2000/svg";
   const COUNT = 9;
@@ -16,9 +16,6 @@ var Breed = (() => {
   const SLICE = 12; // ms that this may take without a break
   const [WIDE, HIGH, FACE] = [60, 52, 44]; // of the family tree, in pixels
   const NOTHING = new Float32Array(); // there is no target
-
-  const button = (text, click, more = {}) =>
-    make("button", { type: "button", click, ...more }, text);
 
   /* ---- From parents to children ---- */
 
@@ -305,7 +302,7 @@ var Breed = (() => {
       });
       const click = (event) => {
         event.preventDefault(); // the families on this page would be lost
-        this.copyLink();
+        NCA.copyLink(this.link.href).then((told) => this.say(told));
       };
       this.link = make("a", { href: "#", click }, "Link to it");
       this.evolver = make("a", { href: "evolve.html", target: "_blank" }, "Evolve it");
@@ -315,7 +312,7 @@ var Breed = (() => {
         { class: "nca-row evolve-keep" },
         this.subject,
         button("Play with it", () => this.play()),
-        button("Save weights", () => this.save()),
+        button("Save weights", () => NCA.saveRecord(this.record, "bred")),
         this.link,
         this.evolver,
         button("Open weights", () => this.opener.click()),
@@ -357,8 +354,7 @@ var Breed = (() => {
     open(file) {
       return this.attempt(async () => {
         this.opener.value = ""; // so that the same file may follow
-        if (file.size > 2e6) throw new Error("This file is too large to be one of weights.");
-        return this.found(NCA.open(NCA.readRecord(await file.text())));
+        return this.found(await NCA.openFile(file));
       });
     }
 
@@ -458,21 +454,6 @@ var Breed = (() => {
       this.player.scrollIntoView({ block: "nearest" });
     }
 
-    async copyLink() {
-      try {
-        await navigator.clipboard.writeText(this.link.href);
-        this.say("Link copied.");
-      } catch {
-        this.say("This browser does not copy it: use the menu of the link.");
-      }
-    }
-
-    save() {
-      const blob = new Blob([JSON.stringify(this.record)], { type: "application/json" });
-      const href = URL.createObjectURL(blob);
-      make("a", { href, download: "bred.nca.json" }).click();
-      setTimeout(() => URL.revokeObjectURL(href), 10_000);
-    }
   }
 
   for (const root of document.querySelectorAll(".nca-breed:not([data-alive])")) {

@@ -2,7 +2,7 @@
 var Pad = (() => {
   "use strict";
 
-  const { make } = NCA;
+  const { make, button } = NCA;
   const COLOURS = {
     Black: "#1b1b1b",
     White: "#ffffff",
@@ -51,7 +51,6 @@ var Pad = (() => {
       const wide = make("input", { type: "checkbox" });
       wide.checked = true;
       this.wide = wide;
-      const button = (text, click) => make("button", { type: "button", click }, text);
       this.form = make(
         "form",
         { method: "dialog" },

@@ -6,7 +6,7 @@
 (() => {
   "use strict";
 
-  const { make } = NCA;
+  const { make, button } = NCA;
   const { emoji: BUNDLED, sheet, runs: SHIPPED } = NCA.evolveData;
   const CLIP_SIDE = 480;
   const CURVE_MS = 200; // between two drawings of the curve
@@ -45,8 +45,6 @@
     return `${minutes}:${String(rest).padStart(2, "0")}`;
   };
   const sideOf = ({ size, padding }) => size + 2 * padding; // in cells
-  const button = (text, click, more = {}) =>
-    make("button", { type: "button", click, ...more }, text);
 
   class Page {
     constructor(root) {
@@ -344,8 +342,7 @@
     open(file) {
       return this.attempt(async () => {
         if (/\.json$/i.test(file.name)) {
-          if (file.size > 2e6) throw new Error("This file is too large to be one of weights.");
-          return this.adopt(NCA.open(NCA.readRecord(await file.text())), "From the file");
+          return this.adopt(await NCA.openFile(file), "From the file");
         }
         const picture = await Target.open(file);
         this.choose({ picture, emoji: "", title: "Picture", name: "picture" });
@@ -776,18 +773,11 @@
 
     async copyLink() {
       this.refreshLink();
-      try {
-        await navigator.clipboard.writeText(this.link.href);
-        this.kept.textContent = "Link copied.";
-      } catch {
-        this.kept.textContent = "This browser does not copy it: use the menu of the link.";
-      }
+      this.kept.textContent = await NCA.copyLink(this.link.href);
     }
 
     save(blob, ending) {
-      const href = URL.createObjectURL(blob);
-      make("a", { href, download: `${this.source.name}.${ending}` }).click();
-      setTimeout(() => URL.revokeObjectURL(href), 10_000);
+      NCA.save(blob, `${this.source.name}.${ending}`);
     }
 
     savePicture() {
@@ -797,10 +787,7 @@
     }
 
     saveWeights() {
-      this.save(
-        new Blob([JSON.stringify(this.record())], { type: "application/json" }),
-        "nca.json",
-      );
+      NCA.saveRecord(this.record(), this.source.name);
       this.kept.textContent = "Saved the weights.";
     }
 

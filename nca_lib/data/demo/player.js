@@ -52,6 +52,9 @@
     return element;
   }
 
+  const button = (text, click, more = {}) =>
+    make("button", { type: "button", click, ...more }, text);
+
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
   /* A number brought within its limits; an angle goes round. NaN stays. */
@@ -178,7 +181,6 @@
     }
 
     build() {
-      const button = (text, click) => make("button", { type: "button", click }, text);
       this.playButton = button("", () => this.play(!this.isPlaying));
       const buttons = {
         play: this.playButton,
@@ -569,7 +571,7 @@
     }
   }
 
-  Object.assign(NCA, { load, make, paint, readSettings, LIMITS, VIEWS, TOOLS, here });
+  Object.assign(NCA, { load, make, button, paint, readSettings, LIMITS, VIEWS, TOOLS, here });
   for (const root of NCA.placeholders(":not([data-controls])")) {
     root.dataset.alive = "";
     revive(root);

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
 
-  const { make, LIMITS, TOOLS } = NCA;
+  const { make, button, LIMITS, TOOLS } = NCA;
   const SPEEDS = [0.5, 1, 2, 4, 8, 10, 15, 20, 30, 60, 120, 240, LIMITS.speed[1]];
   const SLIDERS = {
     speed: { label: "Speed", text: sayPace },
@@ -80,7 +80,7 @@
       controls.append(...kinds, this.tools, this.makeSliders(), this.makeSaving());
       const tries = TRIES.filter(([, { run }]) => this.labels.has(run));
       const buttons = tries.map(([label, settings, said]) =>
-        make("button", { type: "button", click: () => this.try(settings, said) }, label),
+        button(label, () => this.try(settings, said)),
       );
       const row = make("div", { class: "nca-row nca-tries" }, make("span", {}, "Try"), ...buttons);
       this.root.prepend(...strip);
@@ -150,7 +150,6 @@
     }
 
     makeSaving() {
-      const button = (text, click) => make("button", { type: "button", click }, text);
       this.clipButton = button("Save clip", () => this.saveClip());
       const saving = [button("Save image", () => this.saveImage())];
       if (window.MediaRecorder) saving.push(this.clipButton);

@@ -141,5 +141,34 @@
     return open({ ...told, name: "link", dtype: "float16", weights: padded, crc32 });
   }
 
+  /* -- What pages do with them ------------------------------------------------------------------ */
+
+  /* A model, of a file that a reader has chosen. */
+  async function openFile(file) {
+    if (file.size > 2e6) throw new Error("This file is too large to be one of weights.");
+    return open(readRecord(await file.text()));
+  }
+
+  /* Let the browser save a blob. */
+  function save(blob, name) {
+    const href = URL.createObjectURL(blob);
+    NCA.make("a", { href, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10_000);
+  }
+
+  const saveRecord = (record, name) =>
+    save(new Blob([JSON.stringify(record)], { type: "application/json" }), `${name}.nca.json`);
+
+  /* Copy an address; what to tell the reader. */
+  async function copyLink(href) {
+    try {
+      await navigator.clipboard.writeText(href);
+      return "Link copied.";
+    } catch {
+      return "This browser does not copy it: use the menu of the link.";
+    }
+  }
+
   Object.assign(NCA, { encode, open, readRecord, toLink, fromLink });
+  Object.assign(NCA, { openFile, save, saveRecord, copyLink });
 })();
