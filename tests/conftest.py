@@ -4,8 +4,8 @@ import contextlib
 import functools
 import http.server
 import importlib.util
+import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,12 +67,6 @@ def skip_or_fail(reason: str):
     pytest.skip(reason)
 
 
-def _find_chromium() -> str | None:
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    candidates = filter(None, [os.environ.get("CHROMIUM"), *names])
-    return next((path for name in candidates if (path := shutil.which(name))), None)
-
-
 @contextlib.contextmanager
 def open_chromium(*flags: str):
     """A headless Chromium, the one already on the machine, with flags of its command line.
@@ -80,7 +74,7 @@ def open_chromium(*flags: str):
     Where a page of the book is to reach a state, Playwright's wait_for_function takes a function:
     it would evaluate an expression time and again, which the page's policy does not allow.
     """
-    executable = _find_chromium()
+    executable = load_script("book/_ext/pdf.py").find_chromium()
     if executable is None:
         skip_or_fail("no Chromium found; name one with CHROMIUM=/path/to/chromium")
     from playwright.sync_api import sync_playwright
@@ -102,6 +96,19 @@ def open_chromium(*flags: str):
 def chromium():
     with open_chromium() as browser:
         yield browser
+
+
+def longest_task(chromium) -> float:
+    """Milliseconds that the main thread was kept, at most, since `start_tracing` of "toplevel".
+
+    By the time that a task computes, not by the clock: others may keep the machine busy.
+    """
+    events = json.loads(chromium.stop_tracing())["traceEvents"]
+    named = [event for event in events if event["name"] == "thread_name"]
+    main = {(e["pid"], e["tid"]) for e in named if e["args"]["name"] == "CrRendererMain"}
+    tasks = [e.get("tdur", 0) / 1000 for e in events if (e["pid"], e["tid"]) in main]
+    assert len(tasks) > 100, "nothing was traced"
+    return max(tasks)
 
 
 CHATTER = ("[PST]", "[SBT]", "[togglebutton]")  # what the theme itself writes into the console

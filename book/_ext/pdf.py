@@ -140,6 +140,13 @@ def print_whole(browser: Browser, document: Path) -> bytes:
     return made
 
 
+def find_chromium() -> str | None:
+    """Where Chromium is: what CHROMIUM names, or the first of its usual names."""
+    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    named = filter(None, [os.environ.get("CHROMIUM"), *names])
+    return next((path for name in named if (path := shutil.which(name))), None)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write the PDF, and the link to it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -148,9 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     front_page, whole = root / "book" / "index.html", root / "book" / "whole.html"
     if not front_page.exists():
         sys.exit(f"{front_page} is missing; build the book first: make book")
-    named = filter(None, [os.environ.get("CHROMIUM"), "chromium", "chromium-browser"])
-    named = [*named, "google-chrome", "google-chrome-stable"]
-    executable = next((path for name in named if (path := shutil.which(name))), None)
+    executable = find_chromium()
     if executable is None:
         sys.exit("no Chromium found; name one with CHROMIUM=/path/to/chromium")
     whole.write_text(join(front_page.parent), encoding="utf-8")

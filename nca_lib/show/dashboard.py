@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from nca_lib.lab import images
 from nca_lib.lab.config import FRESH, PRESETS, Config
 from nca_lib.lab.runs import HISTORY, Run
+from nca_lib.model import check
 from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, notice, refusals, still
 from nca_lib.show.session import LIVE, Driver, Training
@@ -57,8 +58,8 @@ def evolution_dashboard(
     Raises:
         ValueError: the configuration does not evolve towards a picture, or cannot run.
     """
-    images.check(config.strategy != "backprop", "strategy", config.strategy, "one of evolution")
-    images.check(config.goal == "target", "goal", config.goal, "'target'")
+    check(config.strategy != "backprop", "strategy", config.strategy, "one of evolution")
+    check(config.goal == "target", "goal", config.goal, "'target'")
     earlier = {} if run is None else {"earlier run": run}
     if is_static():
         told = knobs.settings(config, (*LIVE, *ANEW))
@@ -136,7 +137,7 @@ class _Dashboard:
         self.driver.start()
 
     def restore(self) -> None:
-        images.check(self.ledger.value, "trial", None, "one that is clicked in the list")
+        check(self.ledger.value, "trial", None, "one that is clicked in the list")
         self.enter(copy.copy(self.ledger.value[-1]))
 
     def delete(self) -> None:
@@ -146,7 +147,7 @@ class _Dashboard:
     def save(self) -> None:
         name = self.folder.value.strip()
         fine = name and self.trial.done and Driver.running is not self.driver
-        images.check(fine, "folder", name, "a name, and that something has trained and pauses")
+        check(fine, "folder", name, "a name, and that something has trained and pauses")
         self.driver.message.value = notice("Saving.")
         self.trial.save(Path(name).expanduser())
         self.driver.message.value = notice(f"Saved. To read it: nca_lib.load_run({name!r})")
@@ -183,7 +184,7 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
     """
     for name in ALIKE:
         values = [getattr(config, name) for config in configs.values()]
-        images.check(len(set(values)) == 1, name, values, "the same on all sides")
+        check(len(set(values)) == 1, name, values, "the same on all sides")
     if is_static():
         chapter = "08_es_vs_backprop" if runs else "05_es_training"
         return still(_side_by_side(runs or {}), {}, chapter)
@@ -232,7 +233,8 @@ def _offspring(side: Training) -> str:
     edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5), len(fitness)
     fate = np.where(fitness < edges[-1], ~states.any(axis=(1, 2, 3)), 2)
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
-    frames = to_rgba_array(["white", "#808080", "#d55e00"])[fate[some], None, None, :3]
+    colours = ["white", FATES["dead"], FATES["exploded"]]
+    frames = to_rgba_array(colours)[fate[some], None, None, :3]
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
     sheet = images.contact_sheet(images.to_rgb(framed, frames, side.config.premultiply), 4)
     scores = np.nan_to_num(fitness, nan=np.inf).clip(*edges[[0, -1]])

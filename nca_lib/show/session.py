@@ -22,10 +22,10 @@ from IPython import get_ipython
 
 from nca_lib.lab import task as tasks
 from nca_lib.lab.config import Config
-from nca_lib.lab.images import check
 from nca_lib.lab.loop import START, run, run_keys
 from nca_lib.lab.machine import describe_device
 from nca_lib.lab.runs import HISTORY, write_run
+from nca_lib.model import check
 from nca_lib.show.knobs import notice, refusals
 
 SAMPLE = 64  # most members of a population that are looked at

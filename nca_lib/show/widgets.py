@@ -23,7 +23,7 @@ from nca_lib.lab.config import Config
 from nca_lib.lab.runs import Run
 from nca_lib.lab.task import make_task
 from nca_lib.loss import empty_loss, mse
-from nca_lib.model import KERNELS, NCA, living_mask, perceive
+from nca_lib.model import KERNELS, NCA, check, living_mask, perceive
 from nca_lib.rollout import disc, record
 from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import Shown, clickable, explorer, heat, pictures_of, table_of
@@ -48,7 +48,7 @@ def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
         ValueError: emoji is not a list of some.
     """
     emoji = list_emoji() if emoji is None else emoji
-    images.check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
+    check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
     def draw(emoji, typed, size, padding, alpha, background):
@@ -116,11 +116,11 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> Shown:
     Raises:
         ValueError: model is no rule, or the state or `fire` has another shape.
     """
-    images.check(isinstance(model, NCA), "model", model, "an NCA")
+    check(isinstance(model, NCA), "model", model, "an NCA")
     state, names = _check_state(state)
     fire, (height, width, C) = np.asarray(fire), state.shape
     fine = fire.dtype == bool and fire.shape == (height, width)
-    images.check(fine, "fire", f"{fire.dtype} {fire.shape}", f"bool {(height, width)}")
+    check(fine, "fire", f"{fire.dtype} {fire.shape}", f"bool {(height, width)}")
     after, perception = np.asarray(model(state, fire)), perceive(state)
     hidden = np.asarray(model.activation(model.hidden(perception)), np.float32)
     update = np.asarray(model.update(perception))
@@ -177,8 +177,8 @@ def loss_explorer(run: Run, side: int = 25) -> Shown:
     Raises:
         ValueError: run is no run, or side not from 2 to 101.
     """
-    images.check(isinstance(run, Run), "run", run, "a run, as of load_run")
-    images.check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
+    check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    check(type(side) is int and 2 <= side <= 101, "side", side, "an int from 2 to 101")
     T, empty = run.config.num_steps, run.task.empty_loss()
     low, high = -0.5, 1.5  # of the way
     live = functools.partial(_live, run.config, run.params)
@@ -190,7 +190,7 @@ def loss_explorer(run: Run, side: int = 25) -> Shown:
         return np.asarray(live(direction, np.stack(points, axis=-1), T)[0])
 
     def draw(width, end, direction, reach, way, noise):
-        images.check(width <= end, "width", width, f"at most {end} (where it ends)")
+        check(width <= end, "width", width, f"at most {end} (where it ends)")
         first, point = end - width + 1, (noise * reach, way)
         levels = landscape(direction, reach)[..., -width:].mean(axis=-1)
         plane = _draw_landscape(levels, empty, (-reach, reach, low, high), point)
@@ -275,7 +275,7 @@ def growth_player(run: Run) -> Shown:
     Raises:
         ValueError: run is no run.
     """
-    images.check(isinstance(run, Run), "run", run, "a run, as of load_run")
+    check(isinstance(run, Run), "run", run, "a run, as of load_run")
     (height, width, channels), T = run.task.start.shape, run.config.num_steps
     names = _channel_names(channels)
     rule, empty = run.task.merge(run.params), run.task.empty_loss()
@@ -320,7 +320,7 @@ def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     state = np.asarray(state)
     fine = state.ndim == 3 and state.shape[-1] >= 4 and state.size and state.dtype.kind in "biuf"
     found, wanted = f"{state.dtype} {state.shape}", "(H, W, C) with at least 4 channels of numbers"
-    images.check(fine, "state", found, wanted)
+    check(fine, "state", found, wanted)
     return state.astype(np.float32), _channel_names(state.shape[-1])
 
 
