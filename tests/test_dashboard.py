@@ -154,11 +154,12 @@ def test_a_reader_moves_sigma_trains_rewinds_and_lays_trials_over(tab):
     button(tab, "Start").wait_for()
     slide(tab, "Noise σ", "ArrowRight")
     tab.locator(OFFSPRING).wait_for()
-    tab.get_by_text("Before the first generation, at σ 0.035").wait_for()
+    tab.get_by_text("members at σ 0.035").wait_for()
     old = tab.locator(OFFSPRING).get_attribute("src")
     slide(tab, "Noise σ", "ArrowLeft")  # nothing trains, and the offspring are others
     tab.wait_for_function(DIFFERS, arg=[OFFSPRING, old])
-    tab.get_by_text("Before the first generation, at σ 0.03.").wait_for()
+    tab.get_by_text("members at σ 0.03:").wait_for()
+    tab.get_by_text("Before the first generation").wait_for()
 
     click(tab, "Start")
     assert numbers(tab)[1] < 0.06  # an empty grid scores 0.04

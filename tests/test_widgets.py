@@ -27,8 +27,8 @@ from nca_lib.lab import images
 from nca_lib.lab.task import make_task
 from nca_lib.loss import mse
 from nca_lib.model import KERNELS, perceive
-from nca_lib.show import dashboard, knobs, widgets
-from nca_lib.show.session import Driver, Training
+from nca_lib.show import dashboard, figures, knobs, widgets
+from nca_lib.show.dashboard import Driver, Training
 from nca_lib.train import PRESETS, train
 
 LONG = dataclasses.replace(TINY, generations=1_000_000)  # only a click ends it
@@ -175,13 +175,13 @@ def test_perception_explorer_turns_the_kernels(run):
         turn(box, rotation=rotation)  # by 90 degrees what looked to the right looks up
         np.testing.assert_allclose(tables(box)[0], kernel, atol=0.0006)
         if rotation != 90:
-            expected = knobs.heat(-seen if rotation else seen)
+            expected = figures.heat(-seen if rotation else seen)
             np.testing.assert_allclose(pictures(box)[1][0], expected, atol=1)
     assert "turned by 90°" in text(box)
     turn(box, kernel="identity", channel="hidden 1")
     assert "turned" not in text(box)  # it has no direction
     for picture in pictures(box):
-        np.testing.assert_array_equal(picture[0], knobs.heat(np.asarray(state[..., 1])))
+        np.testing.assert_array_equal(picture[0], figures.heat(np.asarray(state[..., 1])))
 
 
 def test_step_explorer_shows_the_numbers_of_the_step(run):
@@ -295,7 +295,7 @@ def test_what_is_changed_on_the_way_is_told_and_can_be_taken_back(tmp_path):
         while one.done < TINY.generations:
             one.advance(0.01)
     jax.tree.map(np.testing.assert_array_equal, back.state, whole.state)
-    assert len(back.spells) == 1 and training.done == 2 == len(training.history["loss"])
+    assert back.past == [] and training.done == 2 == len(training.history["loss"])
 
 
 def test_live_settings_and_cells_that_run_again_compile_nothing(run, monkeypatch):
@@ -372,7 +372,15 @@ def test_dashboard_trains_as_train_does_saves_goes_on_and_resets(tmp_path, monke
     np.testing.assert_array_equal(target[0], images.to_rgb(make_task(TINY).target))
     assert grown.shape == target.shape and offspring.shape[1] > target.shape[1]
 
+    said, save = [], Training.save
+
+    def watched(self, out):
+        said.append(messages(box))
+        save(self, out)
+
+    monkeypatch.setattr(Training, "save", watched)
     clicked(box, "Save")
+    assert said != [""] and said != [messages(box)]  # it takes a while
     saved = load_run(tmp_path / "mine")
     assert saved.history["generation"][-1] == 30 == saved.config.generations
     assert saved.history["loss"][-1] == pytest.approx(earlier.history["loss"][-1], rel=1e-4)
@@ -383,7 +391,7 @@ def test_dashboard_trains_as_train_does_saves_goes_on_and_resets(tmp_path, monke
     clicked(box, "Save")
     assert "folder must be a name" in messages(box)
     clicked(box, "Resume")
-    assert "nothing is left to do" in messages(box) and Driver.running is None
+    assert "more than are done" in messages(box) and Driver.running is None
     turn(box, Generations=100)
     clicked(box, "Resume")
     Driver.running.thread.join(PATIENCE)
@@ -391,7 +399,7 @@ def test_dashboard_trains_as_train_does_saves_goes_on_and_resets(tmp_path, monke
     turn(box, Generations=30)  # fewer than are done
     assert "0:00:00 left" in text(box)
     clicked(box, "Resume")
-    assert "nothing is left to do" in messages(box)
+    assert "more than are done" in messages(box)
     turn(box, Generations=100)
     turn(box, Window=8)  # longer than the steps
     assert "window must be" in messages(box) and named(box, "Window").value == 2  # as it trains
@@ -414,12 +422,13 @@ def test_a_sigma_that_is_moved_shows_other_offspring_and_trains_nothing():
     box = dashboard.evolution_dashboard(TINY)
     turn(box, Noise_σ=0.001)
     (calm, *_) = pictures(box)
-    assert "0 dead, 0 exploded" in text(box) and Driver.running is None
-    assert "alive dead exploded" in text(box)  # the legend
+    members = r"8 members at σ (\S+): (\d+) dead \(grey\), (\d+) exploded \(orange\)"
+    assert re.search(members, text(box)).groups() == ("0.001", "0", "0") and Driver.running is None
     turn(box, Noise_σ=1)
     (wild, *_) = pictures(box)
-    dead, exploded = map(int, re.search(r"(\d+) dead, (\d+) exploded", text(box)).groups())
+    dead, exploded = map(int, re.search(members, text(box)).groups()[1:])
     assert dead + exploded > 0 and not np.array_equal(calm, wild)
+    assert re.search(rf"{dead or ''} dead {exploded or ''} exploded", text(box))  # below the bars
     assert "Before the first generation" in text(box)
     frames = {tuple(pixel) for pixel in wild[0].reshape(-1, 3)}
     assert frames & {(128, 128, 128), (213, 94, 0)}
@@ -507,12 +516,13 @@ def test_of_a_duel_one_side_dies_and_the_others_go_on(wait_for_pieces):
 def test_the_side_that_had_less_time_goes_on_and_what_takes_long_says_so(monkeypatch):
     given, said, lengths = [], [], {"open_es": 3.0, "backprop": 1.0}
     go = threading.Event()
+    box = dashboard.duel({"evolution": TINY, "backprop": DESCENT})
 
     def compile(*_):
-        assert go.wait(PATIENCE)
         said.append(messages(box))
 
     def advance(self):
+        assert go.wait(PATIENCE)
         seconds = self.last["seconds"] + lengths[self.config.strategy]
         self.last = self.last | {"seconds": seconds}
         given.append(self.config.strategy)
@@ -522,14 +532,33 @@ def test_the_side_that_had_less_time_goes_on_and_what_takes_long_says_so(monkeyp
 
     monkeypatch.setattr(Training, "advance", advance)
     monkeypatch.setattr(Training, "train_to", compile)
-    box = dashboard.duel({"evolution": TINY, "backprop": DESCENT})
-    clicked(box, "Start")
+    clicked(box, "Reset", "Start")
     thread = Driver.running.thread
     go.set()
     thread.join(PATIENCE)
     assert sorted(given) == ["backprop"] * 6 + ["open_es"] * 2
     assert [words.split()[0] for words in said] == ["Compiling:", "Compiling:", "Pausing"]
     assert messages(box) == ""
+
+
+def test_at_most_one_generation_of_a_large_population_comes_after_pause(monkeypatch):
+    box = dashboard.evolution_dashboard(dataclasses.replace(LONG, population=8_192))
+    go, asked, train_to = threading.Event(), [], Training.train_to
+
+    def slow(self, point):
+        assert go.wait(PATIENCE)
+        asked.append(point - self.done)
+        if len(asked) == 2:
+            clicked(box, "Pause")
+        state, last = train_to(self, point)
+        return state, last | {"seconds": 4.0 * point}  # as on a laptop, and for a real task
+
+    monkeypatch.setattr(Training, "train_to", slow)
+    clicked(box, "Start")
+    thread = Driver.running.thread
+    go.set()
+    thread.join(PATIENCE)
+    assert asked == [1, 1]
 
 
 def test_a_goal_without_a_picture_is_no_death():

@@ -1,40 +1,319 @@
 """Evolve in a notebook: knobs in front of one training, or of several that race (chapters 5 and 8).
 
-In the static book each function shows a finished run instead; see `nca_lib.show.widgets`.
+A training goes piece by piece, in the background, and never do two at once. In the static book the
+dashboard and the duel show a finished run instead; see `nca_lib.show.widgets`.
 """
 
+import atexit
+import contextlib
 import copy
 import dataclasses
 import datetime
 import functools
-from collections.abc import Mapping
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import ipywidgets
 import jax
 import numpy as np
+from IPython import get_ipython
 from IPython.display import HTML
-from jax.flatten_util import ravel_pytree
-from matplotlib.colors import to_rgba_array
-from matplotlib.figure import Figure
 
-from nca_lib.lab import images
+from nca_lib.lab import images, loop, machine
+from nca_lib.lab import task as tasks
 from nca_lib.lab.config import FRESH, PRESETS, Config
-from nca_lib.lab.runs import HISTORY, Run
+from nca_lib.lab.runs import HISTORY, Run, write_run
 from nca_lib.model import check
 from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, notice, refusals, still
-from nca_lib.show.session import LIVE, Driver, Training
 from nca_lib.target import list_emoji
 
+SAMPLE = 32  # most members of a population that are looked at
+ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
+# What may change while it trains, as it is compiled.
+LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
-# What becomes of members, and its colours.
-FATES = {"alive": "#8fbcdb", "dead": "#808080", "exploded": "#d55e00"}
+ALIVE, DEAD, EXPLODED = (143, 188, 219), (128, 128, 128), (213, 94, 0)  # colours of members
 # One click each: what differs from the start.
 STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
 STORIES |= {"Explodes": {"std": 1}, "Tiny population": {"population": 8}}
 STORIES |= {"No shared luck": {"shared_luck": False}, "No ranks": {"ranks": False}}
+
+
+@functools.lru_cache(maxsize=8)
+def set_up(config: Config) -> tuple:
+    """Set up a training, once for each kind of it: see `Training`.
+
+    Returns:
+        Its task and strategy, and what is compiled: `evolve` of `nca_lib.evolution.make_evolve`,
+        `measure` (params, keys) -> losses, `frames` (params, key) -> every state of a life, and
+        `offspring` (state, key) -> fitness and last states, the best first.
+    """
+    task = tasks.make_task(config)
+    strategy, evolve = tasks.make_trainer(task)
+
+    def offspring(state, key):
+        asked, shared, state = strategy.ask(state, key, task.prepare, task.look)
+        weights = jax.vmap(strategy.members(state))(jax.tree.map(lambda x: x[:SAMPLE], asked))
+        fitness, states = jax.lax.map(lambda member: task.live(member, shared), weights)
+        order = fitness.argsort()  # NaN comes last
+        return fitness[order], states[order]
+
+    seen = tasks.make_measure(task), jax.jit(task.frames), jax.jit(offspring)
+    return task, strategy, evolve, *seen
+
+
+class Training:
+    """A rule in training, a piece at a time: what the dashboard and the duel drive.
+
+    It does what `nca_lib.lab.loop.train` does, with the same keys, and writes files when asked.
+    Like `nca_lib.lab.runs.Run` it has a `config`, a `task`, a `history` by columns and `frames`.
+    What it evolves by are its `settings`, from the next piece on those of `config`, which may be
+    replaced. A sigma that was learned then grows or shrinks by the factor by which `std` does.
+
+    Explained in chapter 5, "Turn the knobs".
+
+    Args:
+        config: what to train.
+
+    Raises:
+        ValueError: the configuration cannot run.
+    """
+
+    def __init__(self, config: Config):
+        live = {} if config.strategy == "backprop" else LIVE
+        self.config, parts = config, set_up(dataclasses.replace(config, **live))
+        self.task, self.strategy, self.evolve, self.measure, self.grow, self.ask = parts
+        self.settings = {name: vars(config)[name] for name in LIVE} | live
+        self.last, self.history = loop.START, {name: [] for name in HISTORY}
+        self.past, self.fate = [], ""  # as it was before each change; a notice, if it has died
+        weights = tasks.initial_weights(config, self.task.params)
+        self.state = jax.device_get(self.strategy.init(loop.run_keys(config.seed)[0], weights))
+
+    @property
+    def done(self) -> int:
+        """Generations behind."""
+        return self.last["generation"]
+
+    def tuned(self, std: float) -> Any:
+        """The state, with the sigma of this setting."""
+        factor = np.float32(std / self.settings["std"])
+        return self.state if factor == 1 else self.state.replace(std=self.state.std * factor)
+
+    def rewound(self) -> Self:
+        """Another training that goes on from before the last change."""
+        check(self.past, "what was changed on the way", None, "something")
+        return copy.copy(self.past[-1])
+
+    def train_to(self, point: int) -> tuple[Any, dict]:
+        """What `nca_lib.lab.loop.run` has at a generation; at the present one it only compiles."""
+        settings = jax.tree.map(np.float32, self.settings)
+        trainer = self.strategy, lambda *args: self.evolve(*args, settings)
+        return next(loop.run(self.task, trainer, self.state, [point], self.last, self.measure))
+
+    def advance(self, seconds: float = 0.4) -> None:
+        """Train for about so many seconds, and append a row to the history.
+
+        Args:
+            seconds: how long, by the rate so far; the first is one generation.
+
+        Raises:
+            RuntimeError, FloatingPointError: the population died or exploded.
+        """
+        wanted = {name: vars(self.config)[name] for name in LIVE}
+        if wanted != self.settings:
+            before = copy.copy(self)
+            before.config = dataclasses.replace(self.config, **self.settings)
+            self.past = [*self.past, before] if self.done else []
+            self.state, self.settings = self.tuned(wanted["std"]), wanted
+        count = min(int(self.done * seconds / (self.last["seconds"] or 1)), 4 * self.done)
+        point = max(self.done, min(self.done + max(1, count), wanted["generations"]))
+        self.state, self.last = self.train_to(point)
+        self.history = {k: [*column, self.last[k]] for k, column in self.history.items()}
+
+    def frames(self, key: jax.Array) -> jax.Array:
+        """Grow the present weights and return every state, (T + 1, H, W, C) float32."""
+        return self.grow(self.strategy.mean(self.state), key)
+
+    def offspring(self) -> tuple[jax.Array, jax.Array]:
+        """Grow members of the coming generation, at most `SAMPLE`, by evolution.
+
+        Returns:
+            Their fitness (n,) and their last states (n, H, W, C), the best first. JAX returns them
+            before they are computed.
+        """
+        key = jax.random.fold_in(loop.run_keys(self.config.seed)[1], self.done)
+        return self.ask(self.tuned(self.config.std), key)
+
+    def save(self, out: Path) -> None:
+        """Write a run folder for `nca_lib.lab.runs.load_run`.
+
+        Its configuration is the one it began with, and ends at the generation reached; `run.json`
+        has all settings in `changes`. It names no command that repeats it: none repeats what was
+        changed on its way.
+
+        Args:
+            out: the folder, made if needed.
+
+        Raises:
+            ValueError: the folder holds a run already.
+            OSError: it cannot be written.
+        """
+        check(not (out / "run.json").exists(), "folder", str(out), "one that holds no run yet")
+        out.mkdir(parents=True, exist_ok=True)
+        held, begun = [*self.past, self], [0, *(before.done for before in self.past)]
+        changes = [{"generation": n, **one.settings} for n, one in zip(begun, held, strict=True)]
+        first = held[0].settings | {"generations": self.done}
+        task = self.task._replace(config=dataclasses.replace(self.config, **first))
+        mean, std = self.strategy.mean(self.state), self.strategy.std(self.state)
+        told = {"device": machine.describe_device(), "command": None, "changes": changes}
+        write_run(out, task, mean, std, [*zip(*self.history.values(), strict=True)], told)
+
+
+class Driver:
+    """Start, Pause and Reset for trainings that take turns: the next piece is whose had least time.
+
+    They train in a thread, so that the notebook stays usable; of all drivers at most one runs.
+    Colab has been seen to drop what threads send to widgets. There they train where they were
+    started, in the handler of a click, and between two pieces the kernel may handle one event that
+    waits, such as the click on "Pause".
+
+    Args:
+        sides: trainings by name.
+        show: draws them.
+    """
+
+    running: "Driver | None" = None
+
+    def __init__(self, sides: Mapping[str, Training], show: Callable[[], None]):
+        Driver.stop_running()  # it may be of another cell, and out of reach
+        self.sides, self.show = sides, show
+        self.message, self.stopping, self.thread = ipywidgets.HTML(), threading.Event(), None
+        self.buttons = [self.button("Start", self.start), self.button("Pause", self.pause)]
+
+    def button(self, name: str, act: Callable[[], None]) -> ipywidgets.Button:
+        """A button, and what a click does; where that is refused, the message says why."""
+        button = ipywidgets.Button(description=name, layout={"width": "auto"})
+        button.on_click(lambda _: refusals(self.message)(act)())
+        return button
+
+    def enable(self) -> None:
+        """Make buttons answer where they have a meaning."""
+        (start, pause), running = self.buttons, Driver.running is self
+        start.description = "Resume" if any(side.done for side in self.sides.values()) else "Start"
+        start.disabled, pause.disabled = running, not running
+
+    def waiting(self) -> list[Training]:
+        """Those that live, and have generations left."""
+        sides = self.sides.values()
+        return [side for side in sides if not side.fate and side.done < side.config.generations]
+
+    def start(self) -> None:
+        """Let the sides train, or train on."""
+        Driver.stop_running()
+        for side in self.sides.values():
+            side.fate = ""
+        done = [side.done for side in self.sides.values()]
+        check(self.waiting(), "generations", done, "more than are done: raise them, or Reset")
+        Driver.running, self.due = self, 0.0
+        self.stopping.clear()
+        self.enable()
+        kernel = getattr(get_ipython(), "kernel", None)
+        if "google.colab" in sys.modules and hasattr(kernel, "do_one_iteration"):  # ipykernel 6
+            with _events(kernel) as handle_one:
+                self.train(handle_one)
+        else:
+            self.thread = threading.Thread(target=self.train, daemon=True)
+            self.thread.start()
+
+    def pause(self) -> None:
+        """Stop after the piece at hand, and say so at once."""
+        self.stopping.set()
+        self.message.value = notice("Pausing when this piece is done.")
+
+    def reset(self, sides: Mapping[str, Training] | None = None) -> None:
+        """Stop, and begin with new sides, by default the same as they were; all is compiled here.
+
+        Args:
+            sides: trainings by name.
+        """
+        Driver.stop_running()
+        self.message.value = notice("Compiling: some seconds.")
+        self.sides = sides or {k: Training(side.config) for k, side in self.sides.items()}
+        for side in self.sides.values():
+            side.train_to(side.done)
+        self.show()
+        self.message.value = ""
+        self.enable()
+
+    @staticmethod
+    def stop_running() -> None:
+        """Stop the driver that runs, if any, and wait for it.
+
+        On Colab it cannot stop before what handles this event is done, and does so then.
+        """
+        if driver := Driver.running:
+            driver.stopping.set()
+            if driver.thread:
+                driver.thread.join()
+            driver.message.value = notice("Paused: another training has begun.")
+
+    def train(self, handle_one: Callable[[], None] = lambda: None) -> None:
+        """Let the sides train in turn until they are done, or are told to stop."""
+        try:
+            while (waiting := self.waiting()) and not self.stopping.is_set():
+                side = min(waiting, key=lambda side: side.last["seconds"])
+                try:
+                    side.advance()
+                except (RuntimeError, FloatingPointError) as error:
+                    side.fate = notice(f"{error} {ADVICE.format(side.done)}")
+                if (began := time.monotonic()) > self.due:
+                    self.show()  # it may cost a tenth of the time, at most
+                    self.due = began + max(0.7, 11 * (time.monotonic() - began))
+                handle_one()
+        finally:
+            Driver.running = None
+            self.show()
+            self.message.value = ""
+            self.enable()
+
+
+atexit.register(Driver.stop_running)  # a kernel that ends must not leave a thread inside of XLA
+
+
+@contextlib.contextmanager
+def _events(kernel: Any) -> Iterator[Callable[[], None]]:
+    """Make it possible to handle one waiting event of the kernel; cells wait until the end.
+
+    The package jupyter-ui-poll does so for a cell that runs, and this for the handler of a click.
+    """
+    parent, waiting = kernel.get_parent(), []
+    execute = kernel.shell_handlers["execute_request"]
+
+    async def wait(stream, ident, request):
+        waiting.append((stream, ident, request))
+
+    async def run(stream, ident, request):
+        kernel.set_parent(ident, request)
+        await kernel.shell_handlers["execute_request"](stream, ident, request)
+
+    def handle_one():
+        with contextlib.suppress(StopIteration):  # to its end: no handler but `run` ever waits
+            kernel.do_one_iteration().send(None)
+        kernel.set_parent([], parent)  # what follows belongs to the click again
+
+    kernel.shell_handlers["execute_request"] = wait
+    try:
+        yield handle_one
+    finally:
+        kernel.shell_handlers["execute_request"] = execute
+        for request in waiting:
+            kernel.schedule_dispatch(run, *request)
 
 
 def evolution_dashboard(
@@ -107,9 +386,9 @@ class _Dashboard:
         for name, old in self.driver.sides.items():
             if old.done:
                 changed = sorted(vars(old.config).items() - vars(self.first).items())
-                told = [f"{name}: loss {old.last['loss']:.4f}"]
-                told += [f"{knobs.label(field)} {value}" for field, value in changed]
-                self.ledger.options = [*self.ledger.options, (", ".join(told), old)]
+                changed = "".join(f", {knobs.label(field)} {value}" for field, value in changed)
+                told = f"{name}: loss {old.last['loss']:.4f}{changed}"
+                self.ledger.options = [*self.ledger.options, (told, old)]
                 self.ledger.value = [old]
         self.driver.reset({f"trial {self.count}": trial})
 
@@ -159,10 +438,11 @@ class _Dashboard:
 
     def show(self) -> None:
         """Draw the present trial, and its curve over those that are chosen."""
+        trial, coming = self.trial, self.trial.offspring()  # computed while the curves are drawn
         chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
         curves = _losses(self.earlier | chosen | self.driver.sides)
-        trial = self.trial
-        self.view.value = _numbers(trial) + _offspring(trial) + _growth(trial) + curves
+        offspring = _offspring(trial, *jax.device_get(coming))
+        self.view.value = _numbers(trial) + offspring + _growth(trial) + curves
 
 
 def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
@@ -188,12 +468,11 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
     if is_static():
         chapter = "08_es_vs_backprop" if runs else "05_es_training"
         return still(_side_by_side(runs or {}), {}, chapter)
-    shown = {name: ipywidgets.HTML() for name in configs}
     columns, curves = [], ipywidgets.HTML()
 
     def show():
-        for name, side in driver.sides.items():
-            shown[name].value = _numbers(side) + _growth(side)
+        for side, column in zip(driver.sides.values(), columns, strict=True):
+            column.children[-1].value = _numbers(side) + _growth(side)
         curves.value = _losses(driver.sides, "seconds")
 
     def change(side, name, value):
@@ -204,7 +483,7 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
     for name, config in configs.items():
         live = [] if config.strategy == "backprop" else [*LIVE][:3]
         made = make_knobs(knobs.settings(config, live), functools.partial(change, name))
-        columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), shown[name]]))
+        columns.append(ipywidgets.VBox([ipywidgets.Label(name), *made.values(), ipywidgets.HTML()]))
     driver.reset(driver.sides)
     row = ipywidgets.HBox([*driver.buttons, driver.button("Reset", driver.reset)])
     return kept(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
@@ -212,13 +491,12 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
 
 def _numbers(side: Training) -> str:
     """Where a training stands, in a line, and what has become of it."""
-    total = side.config.generations
     if not side.done:
-        return f"<div>Before the first generation, at σ {side.config.std:g}.</div>{side.fate}"
+        return f"<div>Before the first generation.</div>{side.fate}"
     done, rollouts, seconds, loss = (side.last[name] for name in HISTORY[:4])
+    total = side.config.generations
     left = datetime.timedelta(seconds=round(max(0, total - done) * seconds / done))
-    learned = ravel_pytree(side.strategy.std(side.state))[0]
-    sigma = f"σ now {learned.mean():.2g} · " if learned.size else ""
+    sigma = f"σ now {np.mean(side.state.std):.2g} · " if hasattr(side.state, "std") else ""
     return (
         f'<div style="line-height:1.3">generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> '
         f"({loss / side.task.empty_loss():.0%} of an empty grid's) · {sigma}"
@@ -226,54 +504,44 @@ def _numbers(side: Training) -> str:
     )
 
 
-def _offspring(side: Training) -> str:
+def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     """Sixteen members by loss, and how many of all that were looked at score what."""
-    fitness, states = side.offspring()
     # Four times the empty grid's loss is an explosion, as on the page that evolves.
-    edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5), len(fitness)
-    fate = np.where(fitness < edges[-1], ~states.any(axis=(1, 2, 3)), 2)
+    edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 3), len(fitness)
+    wild, dead = ~(fitness < edges[-1]), ~states.any(axis=(1, 2, 3))  # NaN is wild
+    fate = np.select([wild, dead], [2, 1])
+    bins = np.select([wild, dead], [8, 7], edges[1:].searchsorted(fitness, "right"))
+    told = f"{count} members at σ {side.config.std:g}: {sum(fate == 1)} dead (grey), "
+    told += f"{sum(fate == 2)} exploded (orange)"
+
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
-    colours = ["white", FATES["dead"], FATES["exploded"]]
-    frames = to_rgba_array(colours)[fate[some], None, None, :3]
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
-    sheet = images.contact_sheet(images.to_rgb(framed, frames, side.config.premultiply), 4)
-    scores = np.nan_to_num(fitness, nan=np.inf).clip(*edges[[0, -1]])
-    parts = [scores[fate == kind] for kind in range(3)]
-    told = (
-        f"{count} members at σ {side.config.std:g}: {len(parts[1])} dead, {len(parts[2])} exploded"
-    )
-    figure = Figure(figsize=(4, 2.1), layout="tight")
-    axes = figure.add_subplot(xscale="log", xlabel="loss")
-    axes.set_title(told, fontsize="medium")
-    axes.hist(parts, edges, stacked=True, color=[*FATES.values()], label=[*FATES])
-    axes.legend(frameon=False, loc="upper left")
+    grounds = np.array([(255, 255, 255), DEAD, EXPLODED])[fate[some], None, None] / 255
+    framed = images.to_rgb(framed, grounds, side.config.premultiply)
+    sheet = images.contact_sheet(framed, 4)
     picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
-    return f'<div style="display:flex">{picture}{knobs.figure_of(figure, told)}</div>'
+    names = [*(f"{low:.1g}" for low in edges[:-1]), "dead", "exploded"]
+    bars = figures.bars_of(np.bincount(bins, minlength=9), names, [ALIVE] * 7 + [DEAD, EXPLODED])
+    return f'{told}<div style="display:flex;flex-wrap:wrap;gap:1em">{picture}{bars}</div>'
 
 
 def _growth(side: Run | Training) -> str:
     """What the mean grows, and the target."""
     shown = side.frames(jax.random.key(FRESH))[-1], side.task.target
     pixels = [images.to_rgb(state, premultiplied=side.config.premultiply) for state in shown]
-    return knobs.pictures_of(pixels, ["what the mean grows", "target"], 90)
+    return figures.pictures_of(pixels, ["what the mean grows", "target"], 90)
 
 
 def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
     """The curves, with a mark where a setting was changed."""
-    drawn = {name: side for name, side in sides.items() if len(side.history["loss"])}
-    if not drawn:
+    histories = {name: side.history for name, side in sides.items() if len(side.history["loss"])}
+    if not histories:
         return ""
-    empty = next(iter(drawn.values())).task.empty_loss()
-    histories = {name: side.history for name, side in drawn.items()}
-    figure = figures.plot_losses(histories, x, levels={"empty grid": empty})
-    figure.set_size_inches(6, 2.3)
-    figure.axes[0].set(xscale="log")  # one may be much longer than another
-    figure.axes[0].legend(loc="lower left", frameon=False)  # to look for the best place takes long
-    for side in drawn.values():
-        for _, last, *_ in getattr(side, "spells", [])[1:]:
-            figure.axes[0].axvline(last[x], color="#666666", linewidth=1, linestyle="--")
+    empty = sides[next(iter(histories))].task.empty_loss()
+    changes = [before.last[x] for side in sides.values() for before in getattr(side, "past", [])]
     ends = [f"{name} ends at {history['loss'][-1]:.4f}" for name, history in histories.items()]
-    return knobs.figure_of(figure, f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}")
+    told = f"Loss against {x}: {', '.join(ends)}; empty grid {empty:.4f}"
+    return figures.curves_of(histories, x, empty, told, [(change, change) for change in changes])
 
 
 def _side_by_side(runs: Mapping[str, Run]) -> str:

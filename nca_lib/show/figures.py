@@ -1,15 +1,19 @@
-"""Pictures, clips and figures in a notebook, and the look of the book's figures (chapter 6)."""
+"""Pictures, clips, figures and tables in a notebook; how the book's figures look (chapter 6)."""
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
 import matplotlib.pyplot as plt
+import mediapy
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from nca_lib.lab.images import as_pixels, check, encode
@@ -175,6 +179,72 @@ def plot_losses(
         axes.locator_params(axis="x", nbins=5)  # room for numbers in the millions
         axes.legend()
     return figure
+
+
+def pictures_of(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int) -> str:
+    """Pictures with titles, as HTML, each with a border: what is empty has one, too."""
+    shown, line = show_images(pictures, titles, titles, height).data, "1px solid #8888"
+    return shown.replace("image-rendering:", f"outline:{line};image-rendering:")
+
+
+def curves_of(histories: Mapping, x: str, empty: float, alt: str, spans: Iterable = ()) -> str:
+    """Loss curves as SVG, over steps or, on a logarithmic axis, over what else; spans in grey."""
+    figure = plot_losses(histories, x, {"empty grid": empty})
+    axes, plain = figure.axes[0], {"major_formatter": "{x:g}", "minor_locator": NullLocator()}
+    # Training waits for this: nothing is laid out or typeset that has to be measured before.
+    figure.set(layout_engine="none", size_inches=(6, 2.4))
+    axes.set(position=(0.14, 0.23, 0.83, 0.74), xscale="linear" if x == "step" else "log")
+    axes.legend(loc="lower left", frameon=False)
+    axes.xaxis.set(**plain)
+    axes.yaxis.set(**plain, major_locator=LogLocator(subs=(1, 2, 5)))
+    for span in spans:
+        axes.axvspan(*span, color="#808080", alpha=0.4)
+    return figure_of(figure, alt)
+
+
+def bars_of(counts: np.ndarray, names: Sequence[str], colours: Sequence[tuple]) -> str:
+    """A histogram: above each bar how many it has, below what they are."""
+    bars = ""
+    for n, name, colour in zip(counts, names, colours, strict=True):
+        bar = f'<div style="height:{120 * n // counts.max()}px;background:rgb{colour}"></div>'
+        bars += f'<div style="flex:1">{n or ""}{bar}{name}</div>'
+    look = "display:flex;flex:1 0 16em;align-items:end;gap:1px;font-size:x-small;text-align:center"
+    return f'<div style="{look}">{bars}</div>'
+
+
+def figure_of(figure: Figure, alt: str) -> str:
+    """A figure as SVG, in the colours of the page around it."""
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}, STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # Its style would be for all of a page.
+    drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
+    drawing = re.sub("#(222222|444444|000000)", "currentColor", drawing)
+    drawing = drawing.replace("#dddddd", "rgba(128,128,128,.3)")
+    look = 'style="max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round"'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing.partition("<svg ")[2]}'
+
+
+def heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
+    """Colour values of either sign: uint8 (..., 3), orange below zero, purple above."""
+    values = np.nan_to_num(np.asarray(values, np.float32))
+    limit = limit or np.abs(values).max() or 1.0
+    return mediapy.to_uint8(mediapy.to_rgb(values, vmin=-limit, vmax=limit, cmap="PuOr"))
+
+
+def table_of(values: np.ndarray, title: str, columns: Sequence = (), rows: Sequence = ()) -> str:
+    """A small matrix as a table, each number on its colour; name its columns, or both sides."""
+    cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums;color:#000"
+    head = "<td></td>" * bool(rows) + "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body, pale = f"<tr>{head}</tr>", heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())
+    for name, line, colours in zip(rows or [""] * len(values), values, pale.tolist(), strict=True):
+        body += "<tr>" + f'<th scope="row">{name}</th>' * bool(rows)
+        for value, colour in zip(line, colours, strict=True):
+            body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
+    return (
+        '<div tabindex="0" style="overflow-x:auto"><table style="border-collapse:collapse">'
+        f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
+    )
 
 
 def _check_alt(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the widgets are made of: knobs, messages, pictures and tables as HTML.
+"""What the widgets are made of: knobs, clicks, messages, and stills for the static book.
 
 Knobs are described as name: (value, choice), where the choice is a range (low, high, step), a list,
 or what else `ipywidgets.interact` makes a widget of. They are made only where a kernel answers.
@@ -7,23 +7,17 @@ or what else `ipywidgets.interact` makes a widget of. They are made only where a
 import contextlib
 import functools
 import html
-import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 
 import ipywidgets
-import matplotlib
-import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
-from matplotlib.colors import CenteredNorm
-from matplotlib.figure import Figure
 
 from nca_lib.lab.config import Config
-from nca_lib.show import figures
 
 Shown = ipywidgets.Widget | HTML  # in a notebook, or in the static book
 _boxes: dict[str, tuple] = {}  # of each cell its last execution, and the box that it made
@@ -163,14 +157,13 @@ def is_static() -> bool:
 
 def still(content: str, knobs: Mapping[str, tuple], chapter: str) -> HTML:
     """Show a widget on a static page: its picture, where its knobs stand, and where it is live."""
-    values = [f"{label(k)} <b>{value}</b>" for k, (value, _) in knobs.items() if value != ""]
+    told = " · ".join(f"{label(k)} <b>{v}</b>" for k, (v, _) in knobs.items() if v != "")
     address = html.escape(f"{os.environ['NCA_BOOK'].rstrip('/')}/{chapter}.ipynb")
     link = f'href="{address}"' if address.startswith("https://") else ""
     style = "border:1px solid #888;border-radius:4px;padding:.75rem;margin:0 0 1rem"
     return HTML(
-        f'<figure class="nca-widget" style="{style}"><p>{" · ".join(values)}</p>{content}'
-        f'<figcaption><a class="nca-launch" {link}>Live in Colab or Jupyter.</a></figcaption>'
-        "</figure>"
+        f'<figure class="nca-widget" style="{style}"><p>{told}</p>{content}<figcaption>'
+        f'<a class="nca-launch" {link}>Live in Colab or Jupyter.</a></figcaption></figure>'
     )
 
 
@@ -178,47 +171,3 @@ def notice(text: object) -> str:
     """A message, on yellow."""
     style = "background:#fff3cd;color:#222;padding:.25em .5em;margin:0"
     return f'<p role="status" style="{style}">{html.escape(str(text))}</p>'
-
-
-def pictures_of(pictures: Sequence[np.ndarray], titles: Sequence[str], height: int) -> str:
-    """Pictures with titles, as HTML, each with a border: what is empty has one, too."""
-    shown, line = figures.show_images(pictures, titles, titles, height).data, "1px solid #8888"
-    return shown.replace("image-rendering:", f"outline:{line};image-rendering:")
-
-
-def figure_of(figure: Figure, alt: str) -> str:
-    """A figure as SVG, in the colours of the page around it."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}, figures.STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    # Its style would be for all of a page.
-    drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
-    drawing = re.sub("#(222222|444444|000000)", "currentColor", drawing)
-    drawing = drawing.replace("#dddddd", "rgba(128,128,128,.3)")
-    look = 'style="max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round"'
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing.partition("<svg ")[2]}'
-
-
-def heat(values: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """Colour values of either sign: uint8 (..., 3), orange below zero, purple above."""
-    values = np.nan_to_num(np.asarray(values, np.float32)).astype(np.float64)
-    share = CenteredNorm(halfrange=limit or np.abs(values).max() or 1.0)
-    return matplotlib.colormaps["PuOr"](share(values), bytes=True)[..., :3]
-
-
-def table_of(
-    values: np.ndarray, title: str, columns: Sequence[str] = (), rows: Sequence[str] = ()
-) -> str:
-    """A small matrix as a table, each number on its colour; name its columns, or both sides."""
-    cell = "padding:.1em .4em;text-align:right;font-variant-numeric:tabular-nums;color:#000"
-    head = "<td></td>" * bool(rows) + "".join(f'<th scope="col">{name}</th>' for name in columns)
-    body, pale = f"<tr>{head}</tr>", heat(values, 2.2 * np.abs(np.nan_to_num(values)).max())
-    for name, line, colours in zip(rows or [""] * len(values), values, pale.tolist(), strict=True):
-        body += "<tr>" + f'<th scope="row">{name}</th>' * bool(rows)
-        for value, colour in zip(line, colours, strict=True):
-            body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
-        body += "</tr>"
-    return (
-        '<div tabindex="0" style="overflow-x:auto"><table style="border-collapse:collapse">'
-        f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
-    )

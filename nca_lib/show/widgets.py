@@ -25,12 +25,12 @@ from nca_lib.lab.task import make_task
 from nca_lib.loss import empty_loss, mse
 from nca_lib.model import KERNELS, NCA, check, living_mask, perceive
 from nca_lib.rollout import disc, record
-from nca_lib.show import figures, knobs
-from nca_lib.show.knobs import Shown, clickable, explorer, heat, pictures_of, table_of
+from nca_lib.show.figures import curves_of, figure_of, heat, pictures_of, table_of
+from nca_lib.show.knobs import Shown, clickable, explorer
 from nca_lib.target import list_emoji, load_emoji
 
+AREA = (0.13, 0.18, 0.58, 0.74)  # of the landscape: where its axes lie
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
-AREA = (0.13, 0.18, 0.58, 0.74)  # of a figure: where its axes lie
 
 
 def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
@@ -214,9 +214,7 @@ def loss_explorer(run: Run, side: int = 25) -> Shown:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))  # compiled once, however often a cell runs
-def _live(
-    config: Config, params: Any, direction: int, points: ArrayLike, num_steps: int
-) -> tuple[jax.Array, jax.Array]:
+def _live(config: Config, params: Any, direction: int, points: ArrayLike, num_steps: int) -> tuple:
     """What `loss_explorer` sees in a plane of weights, at points (M, N, 2).
 
     A point says how much of a random direction, and how far on the way from untrained weights to
@@ -247,16 +245,13 @@ def _draw_landscape(levels: np.ndarray, empty: float, extent: tuple, point: tupl
     told = f"exploded (orange) {wild.mean():.0%}, dead (grey) {dead.mean():.0%}"
     axes.set(xlabel="random direction", ylabel="way from untrained to trained", title=told)
     figure.colorbar(image, cax=figure.add_axes((0.74, 0.18, 0.02, 0.74)), label="loss")
-    return knobs.figure_of(figure, f"Landscape: {told}")
+    return figure_of(figure, f"Landscape: {told}")
 
 
 def _draw_life(curve: np.ndarray, empty: float, span: tuple[float, float], told: str) -> str:
     """The loss at every step of a life, and some steps of it in grey."""
-    history = {"step": np.arange(len(curve)), "loss": curve}
-    figure = figures.plot_losses({told: history}, "step", {"empty grid": empty})
-    figure.set_size_inches(6, 2.6)
-    figure.axes[0].axvspan(*span, color="#808080", alpha=0.4)
-    return knobs.figure_of(figure, f"Loss at every step of a life; {told}")
+    histories = {told: {"step": np.arange(len(curve)), "loss": curve}}
+    return curves_of(histories, "step", empty, f"Loss at every step of a life; {told}", [span])
 
 
 def growth_player(run: Run) -> Shown:
@@ -278,10 +273,9 @@ def growth_player(run: Run) -> Shown:
     check(isinstance(run, Run), "run", run, "a run, as of load_run")
     (height, width, channels), T = run.task.start.shape, run.config.num_steps
     names = _channel_names(channels)
-    rule, empty = run.task.merge(run.params), run.task.empty_loss()
     keys = jax.random.split(jax.random.key(0), 4)
     fires = np.asarray(jax.vmap(lambda key: run.task.fires(key, 4 * T))(keys))
-    grow = jax.jit(jax.vmap(functools.partial(record, rule)))
+    grow = jax.jit(jax.vmap(functools.partial(record, run.task.merge(run.params))))
     whole = np.asarray(grow(np.stack([run.task.start] * 4), fires))  # (4, 4T + 1, H, W, C)
 
     @functools.lru_cache(maxsize=4)
@@ -297,7 +291,7 @@ def growth_player(run: Run) -> Shown:
         else:
             pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
         losses = np.asarray(mse(states, run.target)).mean(axis=1)
-        curve = _draw_life(losses, empty, (when, when + 1), "wound")
+        curve = _draw_life(losses, run.task.empty_loss(), (when, when + 1), "wound")
         return images.contact_sheet(pixels, 4), losses, curve
 
     def draw(step, **setting):
@@ -319,8 +313,7 @@ def _check_state(state: ArrayLike) -> tuple[np.ndarray, list[str]]:
     """One state as NumPy, and the names of its channels."""
     state = np.asarray(state)
     fine = state.ndim == 3 and state.shape[-1] >= 4 and state.size and state.dtype.kind in "biuf"
-    found, wanted = f"{state.dtype} {state.shape}", "(H, W, C) with at least 4 channels of numbers"
-    check(fine, "state", found, wanted)
+    check(fine, "state", f"{state.dtype} {state.shape}", "numbers (H, W, C), C at least 4")
     return state.astype(np.float32), _channel_names(state.shape[-1])
 
 
