@@ -241,6 +241,7 @@ def table_of(values: np.ndarray, title: str, columns: Sequence = (), rows: Seque
         body += "<tr>" + f'<th scope="row">{name}</th>' * bool(rows)
         for value, colour in zip(line, colours, strict=True):
             body += f'<td style="{cell};background:rgb{tuple(colour)}">{value:.3f}</td>'
+        body += "</tr>"
     return (
         '<div tabindex="0" style="overflow-x:auto"><table style="border-collapse:collapse">'
         f'<caption style="text-align:left;white-space:nowrap">{title}</caption>{body}</table></div>'
