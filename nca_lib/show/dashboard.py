@@ -372,7 +372,7 @@ class _Dashboard:
         row = functools.partial(ipywidgets.HBox, layout={"flex_flow": "row wrap"})
         rows = [row([*self.driver.buttons, *acts[:2]]), row(acts[5:]), self.driver.message]
         for name in LIVE:
-            says = f'<p style="line-height:1.2">{knobs.page_knobs()[name][2]}</p>'
+            says = f'<p style="line-height:1.2;margin:0">{knobs.page_knobs()[name][2]}</p>'
             rows += [self.knobs[name], ipywidgets.HTML(says)]
         rows += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
         rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190), self.ledger]
@@ -507,21 +507,21 @@ def _numbers(side: Training) -> str:
 def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     """Sixteen members by loss, and how many of all that were looked at score what."""
     # Four times the empty grid's loss is an explosion, as on the page that evolves.
-    edges, count = side.task.empty_loss() * 2.0 ** np.arange(-5, 3), len(fitness)
+    edges = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5)
     wild, dead = ~(fitness < edges[-1]), ~states.any(axis=(1, 2, 3))  # NaN is wild
-    fate = np.select([wild, dead], [2, 1])
-    bins = np.select([wild, dead], [8, 7], edges[1:].searchsorted(fitness, "right"))
-    told = f"{count} members at σ {side.config.std:g}: {sum(fate == 1)} dead (grey), "
-    told += f"{sum(fate == 2)} exploded (orange)"
+    bins = np.select([wild, dead], [15, 14], edges[1:].searchsorted(fitness, "right"))
+    counts, count = np.bincount(bins, minlength=16), len(bins)
+    told = f"{count} members at σ {side.config.std:g}: "
+    told += f"{counts[14]} dead (grey), {counts[15]} exploded (orange)"
 
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
-    grounds = np.array([(255, 255, 255), DEAD, EXPLODED])[fate[some], None, None] / 255
-    framed = images.to_rgb(framed, grounds, side.config.premultiply)
+    grounds = np.array([(255, 255, 255), DEAD, EXPLODED])[np.maximum(bins - 13, 0)[some]] / 255
+    framed = images.to_rgb(framed, grounds[:, None, None], side.config.premultiply)
     sheet = images.contact_sheet(framed, 4)
     picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
-    names = [*(f"{low:.1g}" for low in edges[:-1]), "dead", "exploded"]
-    bars = figures.bars_of(np.bincount(bins, minlength=9), names, [ALIVE] * 7 + [DEAD, EXPLODED])
+    names = [text for low in edges[:-1:2] for text in (f"{low:.1g}", "")] + ["dead", "exploded"]
+    bars = figures.bars_of(counts, names, [ALIVE] * 14 + [DEAD, EXPLODED])
     return f'{told}<div style="display:flex;flex-wrap:wrap;gap:1em">{picture}{bars}</div>'
 
 

@@ -198,7 +198,7 @@ def curves_of(histories: Mapping, x: str, empty: float, alt: str, spans: Iterabl
     axes.xaxis.set(**plain)
     axes.yaxis.set(**plain, major_locator=LogLocator(subs=(1, 2, 5)))
     for span in spans:
-        axes.axvspan(*span, color="#808080", alpha=0.4)
+        axes.axvspan(*span, color="#808080", alpha=0.4, linewidth=2, linestyle="--")
     return figure_of(figure, alt)
 
 
@@ -207,8 +207,8 @@ def bars_of(counts: np.ndarray, names: Sequence[str], colours: Sequence[tuple]) 
     bars = ""
     for n, name, colour in zip(counts, names, colours, strict=True):
         bar = f'<div style="height:{120 * n // counts.max()}px;background:rgb{colour}"></div>'
-        bars += f'<div style="flex:1">{n or ""}{bar}{name}</div>'
-    look = "display:flex;flex:1 0 16em;align-items:end;gap:1px;font-size:x-small;text-align:center"
+        bars += f'<div style="flex:1;width:0">{n or ""}{bar}{name or "&nbsp;"}</div>'
+    look = "display:flex;flex:1 0 16em;align-items:end;gap:3px;font-size:x-small;padding-right:2em"
     return f'<div style="{look}">{bars}</div>'
 
 
