@@ -38,7 +38,7 @@ ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the 
 LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
-ALIVE, DEAD, EXPLODED = (143, 188, 219), (128, 128, 128), (213, 94, 0)  # colours of members
+ALIVE, LOST = (143, 188, 219), [(128, 128, 128)] * 2 + [(213, 94, 0)] * 2  # colours of members
 # One click each: what differs from the start.
 STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
 STORIES |= {"Explodes": {"std": 1}, "Tiny population": {"population": 8}}
@@ -509,19 +509,19 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     # Four times the empty grid's loss is an explosion, as on the page that evolves.
     edges = side.task.empty_loss() * 2.0 ** np.arange(-5, 2.5, 0.5)
     wild, dead = ~(fitness < edges[-1]), ~states.any(axis=(1, 2, 3))  # NaN is wild
-    bins = np.select([wild, dead], [15, 14], edges[1:].searchsorted(fitness, "right"))
-    counts, count = np.bincount(bins, minlength=16), len(bins)
+    bins = np.select([wild, dead], [16, 14], edges[1:].searchsorted(fitness, "right"))
+    counts, count = np.bincount(bins, minlength=18), len(bins)
     told = f"{count} members at σ {side.config.std:g}: "
-    told += f"{counts[14]} dead (grey), {counts[15]} exploded (orange)"
+    told += f"{counts[14]} dead (grey), {counts[16]} exploded (orange)"
 
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
-    grounds = np.array([(255, 255, 255), DEAD, EXPLODED])[np.maximum(bins - 13, 0)[some]] / 255
-    framed = images.to_rgb(framed, grounds[:, None, None], side.config.premultiply)
-    sheet = images.contact_sheet(framed, 4)
-    picture = figures.show_images([sheet], f"{told}; the best first", height=170).data
-    names = [text for low in edges[:-1:2] for text in (f"{low:.1g}", "")] + ["dead", "exploded"]
-    bars = figures.bars_of(counts, names, [ALIVE] * 14 + [DEAD, EXPLODED])
+    grounds = np.array([(255, 255, 255)] * 14 + LOST)[bins[some], None, None] / 255
+    sheet = images.contact_sheet(images.to_rgb(framed, grounds, side.config.premultiply), 4)
+    picture = figures.show_images([sheet], told + "; the best first", height=170).data
+    names = [""] * 18
+    names[::2] = *(f"{low:.1g}" for low in edges[:-1:2]), "dead", "exploded"
+    bars = figures.bars_of(counts, names, [ALIVE] * 14 + LOST)
     return f'{told}<div style="display:flex;flex-wrap:wrap;gap:1em">{picture}{bars}</div>'
 
 
