@@ -14,14 +14,11 @@ from nca_lib.lab import gates
 from nca_lib.lab.goals import life_step
 from nca_lib.show.page import DEMO, show_gates
 
-
-@pytest.fixture(scope="module")
-def script():
-    """The script that evolves what ships."""
-    return load_script("book/experiments/circuits.py")
+script = load_script("book/experiments/circuits.py")
+throwers = script.throwers
 
 
-def shipped(script, name):
+def shipped(name):
     """The result of each seed, and its circuit."""
     files = sorted(script.FOLDER.glob(f"{name}-*.json"))
     results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -43,23 +40,23 @@ def test_pruning_keeps_the_function():
     rng, values = random.Random(1), np.random.default_rng(1).random((27, 50)) < 0.5
     for seed in range(20):
         circuit = some_circuit(seed)
-        pruned = gates.prune(circuit)
+        pruned = script.prune(circuit)
         assert len(pruned.gates) == len(gates.active(circuit)[1]) == len(gates.active(pruned)[1])
         expected = np.array(gates.evaluate(circuit, list(values)))
         np.testing.assert_array_equal(gates.evaluate(pruned, list(values)), expected)
         child = gates.mutate(circuit, set(gates.active(circuit)[1]), rng)
-        assert gates.prune(child) != pruned  # something in use has changed
+        assert script.prune(child) != pruned  # something in use has changed
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_packed_worlds_grow_as_plain_ones_do(seed):
     """Integers of packed bits against arrays of bools."""
     circuit, state = some_circuit(seed), np.random.default_rng(seed).random((3, 2, 6, 9)) < 0.5
-    packed = [gates.pack_grid(bits) for bits in state]
-    grown = gates.grow(circuit, packed, gates.pack_grid(np.ones((2, 6, 9), bool)), 9)
+    packed = [throwers.pack_grid(bits) for bits in state]
+    grown = throwers.grow(circuit, packed, throwers.pack_grid(np.ones((2, 6, 9), bool)), 9)
     for bits in itertools.islice(grown, 4):
         state = np.stack([gates.step(circuit, state[:, w], wrap=False) for w in range(2)], axis=1)
-        assert bits == [gates.pack_grid(plane) for plane in state]
+        assert bits == [throwers.pack_grid(plane) for plane in state]
 
 
 def test_evolution_improves_and_is_the_same_again():
@@ -72,7 +69,7 @@ def test_evolution_improves_and_is_the_same_again():
 
     def run():
         parents = [gates.random_circuit(random.Random(seed), 3, 12, 1) for seed in range(3)]
-        return list(itertools.islice(gates.evolve(errors, parents, seed=0, generations=100), 8))
+        return list(itertools.islice(script.evolve(errors, parents, seed=0, generations=100), 8))
 
     found = run()
     assert found == run()
@@ -81,9 +78,9 @@ def test_evolution_improves_and_is_the_same_again():
     assert found[-1][1] == (0, 2)  # two gates, as few as can be
 
 
-def test_a_shipped_circuit_plays_life(script):
+def test_a_shipped_circuit_plays_life():
     grid = np.random.default_rng(0).random((40, 30)) < 0.4
-    solved = [circuit for result, circuit in shipped(script, "life") if result["wrong"] == 0]
+    solved = [circuit for result, circuit in shipped("life") if result["wrong"] == 0]
     assert solved
     for circuit in solved:
         expected = np.asarray(life_step(jnp.asarray(grid, jnp.float32))) > 0.5
@@ -99,28 +96,28 @@ def test_a_turned_circuit_knows_no_direction():
         np.testing.assert_array_equal(bits, np.rot90(either, turn, (1, 2)))
 
 
-def test_packed_life_and_its_gliders(script):
+def test_packed_life_and_its_gliders():
     """Against plain Life, and four gliders that fly apart with something else between them."""
     grid, row = np.zeros((48, 48), bool), 49
     glider = np.array([[0, 1, 0], [0, 0, 1], [1, 1, 1]], bool)
     grid[30:33, 30:33], grid[15:18, 15:18] = glider, np.rot90(glider, 2)
     grid[30:33, 15:18], grid[15:18, 30:33] = np.rot90(glider, -1), np.rot90(glider, 1)
     grid[23:25, 20:28] = True
-    mask, where = gates.pack_grid(np.ones_like(grid)), np.ones_like(grid)
+    mask, where = throwers.pack_grid(np.ones_like(grid)), np.ones_like(grid)
     where[:, 24:] = False
-    where, packed = gates.pack_grid(where), gates.pack_grid(grid)
+    where, packed = throwers.pack_grid(where), throwers.pack_grid(grid)
     for _ in range(24):
-        assert packed == gates.pack_grid(grid)
-        assert script.throwers.count_gliders(packed, mask, row) == 4
-        assert script.throwers.count_gliders(packed, where, row) == 2
-        packed = script.throwers.life_packed(packed, mask, row)
+        assert packed == throwers.pack_grid(grid)
+        assert throwers.count_gliders(packed, mask, row) == 4
+        assert throwers.count_gliders(packed, where, row) == 2
+        packed = throwers.life_packed(packed, mask, row)
         grid = np.asarray(life_step(jnp.asarray(grid, jnp.float32))) > 0.5
 
 
-def test_a_shipped_creature_walks_on(script):
+def test_a_shipped_creature_walks_on():
     """Beyond what was judged, and around a ring."""
     pictures = script.poses(2, width=30)[:, :, 0]
-    for result, circuit in shipped(script, "walker"):
+    for result, circuit in shipped("walker"):
         state = np.concatenate([pictures[0], np.zeros_like(pictures[0])])
         for _ in range(100):
             state = gates.step(circuit, state, wrap=True)
@@ -129,18 +126,18 @@ def test_a_shipped_creature_walks_on(script):
 
 
 @pytest.mark.parametrize("name", ["life", "checkerboard", "letter", "thrower", "walker"])
-def test_shipped_circuits_do_what_their_files_say(script, name):
-    for result, circuit in shipped(script, name):
+def test_shipped_circuits_do_what_their_files_say(name):
+    for result, circuit in shipped(name):
         assert script.make_errors(script.TASKS[name]())(circuit) == result["wrong"]
         assert len(circuit.gates) == result["history"][-1][3]
         assert (result["solved"] is not None) == (result["wrong"] == 0)
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_javascript_takes_the_same_step(script, wrap):
+def test_javascript_takes_the_same_step(wrap):
     v8 = MiniRacer()
     v8.eval((DEMO / "gates.js").read_text(encoding="utf-8"))
-    circuits = [some_circuit(), shipped(script, "letter")[0][1]]
+    circuits = [some_circuit(), shipped("letter")[0][1]]
     for circuit in circuits:
         bits = len(circuit.outputs)
         state = np.random.default_rng(2).random((bits, 7, 5)) < 0.5
@@ -188,7 +185,7 @@ def test_a_second_circuit_takes_over_the_first_bit(chromium):
     tab.close()
 
 
-def test_a_hardened_surrogate_computes_what_the_straight_one_does(script):
+def test_a_hardened_surrogate_computes_what_the_straight_one_does():
     """In whole gates, and on bits, the two are one circuit."""
     rng = np.random.default_rng(3)
     layers = script.draw_layers(rng, 9, 2)

@@ -165,7 +165,7 @@ def make_errors(task: Task) -> Callable[..., int]:
     """Count what a circuit gets wrong: examples, or cells in the last steps of growth."""
     if task.target is None:
         return throwers.make_throws(task.start)
-    pack = gates.pack_grid if task.grows else gates.pack
+    pack = throwers.pack_grid if task.grows else gates.pack
     mask, start = pack(np.ones(task.start.shape[1:], bool)), [pack(bits) for bits in task.start]
     wanted = task.target if task.target.ndim == 5 else [task.target] * task.window
     wanted = [([pack(bits) for bits in target], pack(target.any(axis=0))) for target in wanted]
@@ -179,7 +179,7 @@ def make_errors(task: Task) -> Callable[..., int]:
     def errors(circuit: gates.Circuit, used: gates.Used | None = None) -> int:
         if not task.grows:
             return wrong(gates.evaluate(circuit, start, used), *wanted[0])
-        states = gates.grow(circuit, start, mask, task.start.shape[-1], used)
+        states = throwers.grow(circuit, start, mask, task.start.shape[-1], used)
         states = [next(states) for _ in range(task.steps)]
         return sum(
             wrong(bits, *want) for bits, want in zip(states[-task.window :], wanted, strict=True)
@@ -188,13 +188,60 @@ def make_errors(task: Task) -> Callable[..., int]:
     return errors
 
 
+def prune(circuit: gates.Circuit) -> gates.Circuit:
+    """Leave out the gates that no output depends on. The function stays the same."""
+    inputs, (_, wires) = circuit.inputs, gates.active(circuit)
+    new = dict(enumerate(range(inputs)))
+    new |= {wire: inputs + number for number, wire in enumerate(wires)}
+    kept = (circuit.gates[wire - inputs] for wire in wires)
+    kept = tuple((function, new[a], new[b]) for function, a, b in kept)
+    return gates.Circuit(inputs, kept, tuple(new[wire] for wire in circuit.outputs))
+
+
+Score = tuple[int, int]  # wrong bits, and where none is, active gates
+CHILDREN = 4  # of each parent in a generation
+
+
+def evolve(
+    errors: Callable[[gates.Circuit, gates.Used], int],
+    parents: list[gates.Circuit],
+    seed: int,
+    generations: int = 1000,
+) -> Iterator[tuple[int, Score, gates.Circuit]]:
+    """Evolve circuits that make fewer errors; those that make none, with fewer gates. Never ends.
+
+    Each parent is an island, a (1 + 4) evolution strategy. A round takes so many generations for
+    each island; those that remain when the worse half has been dropped share the time of all. After
+    each round (evaluations so far, score, circuit) of the best one is given.
+    """
+    rng = random.Random(seed)
+
+    def scored(circuit: gates.Circuit) -> tuple[Score, gates.Circuit, set[int]]:
+        used = gates.active(circuit)
+        wrong = errors(circuit, used)
+        return (wrong, 0 if wrong else len(used[1])), circuit, set(used[1])
+
+    islands, evaluations = [scored(parent) for parent in parents], len(parents)
+    while True:
+        for number, parent in enumerate(islands):
+            for _ in range(generations * len(parents) // len(islands)):
+                children = [scored(gates.mutate(*parent[1:], rng)) for _ in range(CHILDREN)]
+                child = min(children, key=lambda one: one[0])
+                parent = child if child[0] <= parent[0] else parent
+                evaluations += CHILDREN
+            islands[number] = parent
+        islands.sort(key=lambda island: island[0])
+        islands = islands[: (len(islands) + 1) // 2]
+        yield evaluations, *islands[0][:2]
+
+
 def train(name: str, seed: int) -> dict:
     """Evolve until the limit, or until some time after everything is right."""
     task, rng = TASKS[name](), random.Random(seed)
     inputs, outputs = task.wires
     parents = [gates.random_circuit(rng, inputs, task.gates, outputs) for _ in range(task.islands)]
     begin, history, solved = time.process_time(), [], None
-    rounds = gates.evolve(make_errors(task), parents, seed, task.generations)
+    rounds = evolve(make_errors(task), parents, seed, task.generations)
     for evaluations, (wrong, _), circuit in rounds:
         seconds, count = time.process_time() - begin, len(gates.active(circuit)[1])
         if not history or history[-1][2:] != [wrong, count]:
@@ -207,7 +254,7 @@ def train(name: str, seed: int) -> dict:
     config = task._asdict() | {"start": task.start.shape, "target": np.shape(task.target)}
     told = {"task": name, "seed": seed, "config": config, "evaluations": evaluations}
     told |= {"seconds": round(seconds, 2), "wrong": wrong, "solved": solved, "history": history}
-    return told | about | {"circuit": gates.prune(circuit)._asdict()}
+    return told | about | {"circuit": prune(circuit)._asdict()}
 
 
 # The answers of each gate to 00, 01, 10 and 11.

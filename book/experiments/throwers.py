@@ -1,6 +1,6 @@
-"""Throwers: patterns from which Conway's Life makes gliders (circuits.py, chapter 9)."""
+"""Growth in packed bits, and patterns from which Conway's Life makes gliders (circuits.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -12,6 +12,37 @@ from nca_lib.lab import gates
 GROWTH, LIFE_STEPS, HALF, BOX = 8, 256, 80, 32
 SLOPES = 64  # steps of Life that surrogates are trained through; with all, float32 overflows
 MOST = 1000  # gliders that no thrower reaches: what it lacks of them are its errors
+
+
+def pack_grid(bits: np.ndarray) -> int:
+    """Put grids of bools (*worlds, H, W) into one integer, a row and a column of zeros after each.
+
+    So whatever is shifted in from beyond a border is zero.
+    """
+    return gates.pack(np.pad(bits, [(0, 0)] * (bits.ndim - 2) + [(0, 1), (0, 1)]))
+
+
+def grow(
+    circuit: gates.Circuit,
+    state: list[int],
+    mask: int,
+    width: int,
+    used: gates.Used | None = None,
+) -> Iterator[list[int]]:
+    """Yield the bits of all cells, one packed integer for each, after one step, two, and so on.
+
+    `state` are the bits to begin with and `mask` where cells are, all from `pack_grid`; `width` is
+    of the grid, in cells; `used` is as in `gates.evaluate`. Beyond the border all bits are zero.
+    """
+    used = used or gates.active(circuit)
+    shifts = [dy * (width + 1) + dx for dy, dx in gates.NEIGHBOURS]
+    seen = [(wire, wire // 9, shifts[wire % 9]) for wire in used[0]]
+    values = [0] * circuit.inputs
+    while True:
+        for wire, bit, shift in seen:
+            values[wire] = state[bit] >> shift if shift > 0 else state[bit] << -shift
+        state = [bits & mask for bits in gates.evaluate(circuit, values, used)]
+        yield state
 
 
 def life_packed(grid: int, mask: int, row: int) -> int:
@@ -67,8 +98,8 @@ def make_throws(start: np.ndarray) -> Callable[..., int]:
     `start` are the bits to grow from, bools (C, 1, side, side).
     """
     side, row = start.shape[-1], 2 * HALF + 2
-    mask, packed = gates.pack_grid(np.ones((side, side), bool)), [*map(gates.pack_grid, start)]
-    plane, there = gates.pack_grid(distance() >= 0), gates.pack_grid(distance() > BOX)
+    mask, packed = pack_grid(np.ones((side, side), bool)), [*map(pack_grid, start)]
+    plane, there = pack_grid(distance() >= 0), pack_grid(distance() > BOX)
     corner, line, known = (HALF - GROWTH) * (row + 1), (1 << side) - 1, {}
 
     def thrown(body: int) -> int:
@@ -84,7 +115,7 @@ def make_throws(start: np.ndarray) -> Callable[..., int]:
         circuit = gates.turned(circuit)
         if any(bit & 1 for bit in gates.evaluate(circuit, [0] * circuit.inputs)):
             return MOST  # where nothing is, nothing begins
-        *_, (body, *_) = islice(gates.grow(circuit, packed, mask, side), GROWTH)
+        *_, (body, *_) = islice(grow(circuit, packed, mask, side), GROWTH)
         if body not in known:
             known[body] = thrown(body)
         return MOST - known[body]

@@ -1,4 +1,4 @@
-"""Cells made of logic gates, and an evolution that chooses the gates and the wires (chapter 9).
+"""Cells made of logic gates, and what an evolution of gates and wires consists of (chapter 9).
 
 Each cell holds C bits. A circuit of two-input gates, the same in every cell, reads the 9 C bits of
 the 3x3 neighbourhood and gives the cell's next C bits. Nothing is relaxed: a mutation exchanges one
@@ -11,7 +11,6 @@ arrays of bools. Mutations spend no evaluation on gates that nothing reads.
 """
 
 import random
-from collections.abc import Callable, Iterator
 from itertools import compress, count
 from typing import NamedTuple
 
@@ -38,7 +37,6 @@ GATES = (
     lambda a, b: a | ~a,
 )
 OR = 14  # number of that function
-CHILDREN = 4  # of each parent in a generation
 # Rows and columns from a cell to its neighbours, in the order of the inputs of each bit.
 NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
@@ -77,16 +75,6 @@ def active(circuit: Circuit) -> Used:
             _, a, b = gates[number]
             used[a] = used[b] = 1
     return list(compress(range(inputs), used)), list(compress(count(inputs), used[inputs:]))
-
-
-def prune(circuit: Circuit) -> Circuit:
-    """Leave out the gates that no output depends on. The function stays the same."""
-    _, wires = active(circuit)
-    new = dict(enumerate(range(circuit.inputs)))
-    new |= {wire: circuit.inputs + number for number, wire in enumerate(wires)}
-    gates = (circuit.gates[wire - circuit.inputs] for wire in wires)
-    gates = tuple((function, new[a], new[b]) for function, a, b in gates)
-    return Circuit(circuit.inputs, gates, tuple(new[wire] for wire in circuit.outputs))
 
 
 def evaluate(circuit: Circuit, values: list, used: Used | None = None) -> list:
@@ -130,33 +118,6 @@ def pack(bits: Bool[np.ndarray, "..."]) -> int:
     return int.from_bytes(np.packbits(bits.ravel(), bitorder="little").tobytes(), "little")
 
 
-def pack_grid(bits: Bool[np.ndarray, "*worlds H W"]) -> int:
-    """Put grids into one integer, with a row and a column of zeros after each.
-
-    So whatever is shifted in from beyond a border is zero.
-    """
-    return pack(np.pad(bits, [(0, 0)] * (bits.ndim - 2) + [(0, 1), (0, 1)]))
-
-
-def grow(
-    circuit: Circuit, state: list[int], mask: int, width: int, used: Used | None = None
-) -> Iterator[list[int]]:
-    """Yield the bits of all cells, one packed integer for each, after one step, two, and so on.
-
-    `state` are the bits to begin with and `mask` where cells are, all from `pack_grid`; `width` is
-    of the grid, in cells; `used` is as in `evaluate`. Beyond the border all bits are zero.
-    """
-    used = used or active(circuit)
-    shifts = [dy * (width + 1) + dx for dy, dx in NEIGHBOURS]
-    seen = [(wire, wire // 9, shifts[wire % 9]) for wire in used[0]]
-    values = [0] * circuit.inputs
-    while True:
-        for wire, bit, shift in seen:
-            values[wire] = state[bit] >> shift if shift > 0 else state[bit] << -shift
-        state = [bits & mask for bits in evaluate(circuit, values, used)]
-        yield state
-
-
 def step(
     circuit: Circuit, state: Bool[np.ndarray, "C H W"], wrap: bool
 ) -> Bool[np.ndarray, "C H W"]:
@@ -191,39 +152,3 @@ def turned(circuit: Circuit) -> Circuit:
         either = [inputs + len(listed) + number for number in range(len(pairs))]
         listed += [(OR, a, b) for a, b in pairs]
     return Circuit(inputs, tuple(listed), tuple(either))
-
-
-Score = tuple[int, int]  # wrong bits, and where none is, active gates
-
-
-def evolve(
-    errors: Callable[[Circuit, Used], int],
-    parents: list[Circuit],
-    seed: int,
-    generations: int = 1000,
-) -> Iterator[tuple[int, Score, Circuit]]:
-    """Evolve circuits that make fewer errors; those that make none, with fewer gates. Never ends.
-
-    Each parent is an island, a (1 + 4) evolution strategy. A round takes so many generations for
-    each island; those that remain when the worse half has been dropped share the time of all. After
-    each round (evaluations so far, score, circuit) of the best one is given.
-    """
-    rng = random.Random(seed)
-
-    def scored(circuit: Circuit) -> tuple[Score, Circuit, set[int]]:
-        used = active(circuit)
-        wrong = errors(circuit, used)
-        return (wrong, 0 if wrong else len(used[1])), circuit, set(used[1])
-
-    islands, evaluations = [scored(parent) for parent in parents], len(parents)
-    while True:
-        for number, parent in enumerate(islands):
-            for _ in range(generations * len(parents) // len(islands)):
-                children = [scored(mutate(*parent[1:], rng)) for _ in range(CHILDREN)]
-                child = min(children, key=lambda one: one[0])
-                parent = child if child[0] <= parent[0] else parent
-                evaluations += CHILDREN
-            islands[number] = parent
-        islands.sort(key=lambda island: island[0])
-        islands = islands[: (len(islands) + 1) // 2]
-        yield evaluations, *islands[0][:2]
