@@ -17,6 +17,7 @@ from flax import nnx
 from py_mini_racer import JSEvalException, MiniRacer
 
 from nca_lib import load_run
+from nca_lib.lab.record import DTYPES
 from nca_lib.lab.task import make_task
 from nca_lib.model import living_mask, perceive, seed_state
 from nca_lib.rollout import disc, fire_schedule, record
@@ -221,7 +222,7 @@ def test_fire_masks_and_their_luck(engine):
     assert not np.array_equal(other, paired.ravel())
 
 
-@pytest.mark.parametrize("dtype", demo.DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_survive_the_journey(engine, dtype):
     special = [0.0, -0.0, 2**-24, -(2**-24), 1e-5, 6.1e-5, 0.1, -1.5, 65504.0]
     values = np.random.default_rng(0).normal(size=sum(SIZES)).astype(np.float32)
@@ -293,16 +294,13 @@ def with_nan(record):
         (spoil(channel_order="red, green, blue, alpha, hidden"), "channels"),
         (spoil(channels=3), "channels .* from 4 to 64"),
         (spoil(hidden=32.5), "hidden"),
-        (spoil(num_steps=-1), "num_steps"),
         (spoil(age="0"), "age .* from 0 to 1000000"),
-        (spoil(pool=-1), "pool .* from 0 to 1000000"),
         (spoil(step_size=0), "step size"),
         (spoil(alive_threshold=1), "threshold"),
         (spoil(mask="all"), "mask"),
         (spoil(dtype="float64"), "float32"),
         (spoil(emoji=None), "title"),
         (spoil(weights="<script>"), "base64"),
-        (spoil(weights="AAAA" * 2_000_000), "base64"),
         (spoil(channels=16), "4256 bytes instead of 8384"),
         (spoil(crc32=0), "checksum"),
         (with_nan, "finite"),

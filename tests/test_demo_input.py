@@ -20,6 +20,7 @@ from faults import mutate
 from py_mini_racer import MiniRacer
 from test_browser import ATOB, NCA_JS
 
+from nca_lib.lab.record import DTYPES
 from nca_lib.show import page as demo
 
 NUMBER = int(os.environ.get("FUZZ_DEMO", "3000"))  # inputs, a tenth of them links
@@ -97,7 +98,7 @@ def with_other_sizes(rng):
     channels, hidden = rng.choice([3, 4, 5, 8, 16, 64, 65]), rng.choice([0, 1, 2, 32, 33, 512, 513])
     if rng.random() < 0.9:  # the large ones are slow
         channels, hidden = min(channels, 16), min(hidden, 33)
-    dtype = rng.choice(demo.DTYPES)
+    dtype = rng.choice(DTYPES)
     count = 4 * channels * hidden + hidden + channels + rng.choice([0, 0, 0, 0, -1, 1])
     data = rng.randbytes(count * np.dtype(dtype).itemsize)
     if rng.random() < 0.7:  # finite

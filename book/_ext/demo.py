@@ -18,7 +18,8 @@ from PIL import Image
 
 from nca_lib import list_runs, load_run
 from nca_lib.lab.checkpoint import write_atomic
-from nca_lib.show.page import DEMO, FORMAT, SCRIPTS, describe, script, to_json
+from nca_lib.lab.record import FORMAT
+from nca_lib.show.page import DEMO, SCRIPTS, describe, script, to_json
 from nca_lib.target import DATA
 
 LARGE = 4_000  # weights; a rule that has more goes into the book as float16

@@ -17,20 +17,9 @@ from typing import Any
 import numpy as np
 from IPython.display import HTML
 
+from nca_lib.lab import record
 from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
 from nca_lib.lab.config import Config
-from nca_lib.lab.record import (
-    DTYPES,
-    FIELDS,
-    FORMAT,
-    ORDER,
-    RULE,
-    SUFFIX,
-    encode_target,
-    encode_weights,
-    is_record,
-    shapes,
-)
 from nca_lib.lab.runs import Run, load_run
 from nca_lib.model import check, check_int
 from nca_lib.target import list_emoji
@@ -73,12 +62,12 @@ def describe(
         >>> describe("lizard", dtype="float16")["hidden"]
         32
     """
-    check(dtype in DTYPES, "dtype", dtype, f"one of {DTYPES}")
+    check(dtype in record.DTYPES, "dtype", dtype, f"one of {record.DTYPES}")
     run = load_run(run) if isinstance(run, str | Path) else run
     params, target, label = run, None, name or "own"
     if isinstance(run, Run):
         check(config is None, "config", config, "None for a run, which has its own")
-        label = name or run.folder.resolve().name.removesuffix(SUFFIX)
+        label = name or run.folder.resolve().name.removesuffix(record.SUFFIX)
         config, params, target = run.config, run.params, run.target
     fine = isinstance(config, Config)
     check(fine, "run", run, "a run, its name or folder, or weights with their config")
@@ -88,16 +77,16 @@ def describe(
     check(fine, "name", name, "lower-case letters, digits and hyphens")
     title = re.sub("[-_]", " ", label).capitalize() if title is None else title
     check(isinstance(title, str) and title.strip(), "title", title, "a text")
-    told = {"format": FORMAT, "name": name, "title": title, **RULE}
-    told |= {field: getattr(config, field) for field in FIELDS}
+    told = {"format": record.FORMAT, "name": name, "title": title, **record.RULE}
+    told |= {field: getattr(config, field) for field in record.FIELDS}
     bundled = {emoji.rstrip("\ufe0f") for emoji in list_emoji()}
     if target is not None and config.emoji.rstrip("\ufe0f") not in bundled:  # not known offline
-        told["target"] = encode_target(target)
-    return told | encode_weights(flatten(params, config), dtype)
+        told["target"] = record.encode_target(target)
+    return told | record.encode_weights(flatten(params, config), dtype)
 
 
 def flatten(params: Any, config: Config) -> np.ndarray:
-    """Lay all weights in a row, in the order of `ORDER`.
+    """Lay all weights in a row, in the order of `record.ORDER`.
 
     Args:
         params: weights, like `Task.params`.
@@ -114,8 +103,9 @@ def flatten(params: Any, config: Config) -> np.ndarray:
         found = {key: arrays[key].shape for key in sorted(arrays)}
     except Exception as error:  # any object at all may come here
         raise ValueError(f"run must be a run, its name or its weights, got {params!r}") from error
-    check(found == shapes(config), "shapes", found, f"those of the configuration, {shapes(config)}")
-    return np.concatenate([np.asarray(arrays[key], np.float32).ravel() for key in ORDER])
+    wanted = record.shapes(config)
+    check(found == wanted, "shapes", found, f"those of the configuration, {wanted}")
+    return np.concatenate([np.asarray(arrays[key], np.float32).ravel() for key in record.ORDER])
 
 
 def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Path:
@@ -138,9 +128,9 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
         PosixPath('lizard.js')
     """
     is_path = isinstance(path, str | os.PathLike)
-    fine = is_path and (is_record(path) or Path(path).suffix == ".js")
-    check(fine, "path", path, f"a file whose name ends in .js or {SUFFIX}")
-    path, write = Path(path), to_json if is_record(path) else script
+    fine = is_path and (record.is_record(path) or Path(path).suffix == ".js")
+    check(fine, "path", path, f"a file whose name ends in .js or {record.SUFFIX}")
+    path, write = Path(path), to_json if record.is_record(path) else script
     write_atomic(path, write(describe(run, **options)).encode())
     return path
 
