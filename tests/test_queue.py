@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import load_script
-from faults import following
+from test_train import ctrl_c_at
 
 from nca_lib import train
 from nca_lib.lab import checkpoint
@@ -29,12 +29,8 @@ def queue(tmp_path, monkeypatch):
 
 
 def test_a_committed_state_goes_on_where_it_was(queue, tmp_path):
-    def stop(row):
-        if row["generation"] == 9:
-            raise KeyboardInterrupt
-
     config, state = train.parse(shlex.split(COMMAND)[3:])[1], queue.HERE / "state" / "tiny"
-    with following(stop), pytest.raises(KeyboardInterrupt):
+    with ctrl_c_at(9), pytest.raises(KeyboardInterrupt):
         train.train(config, state)
     assert not queue.is_done(COMMAND)
     assert queue.work(COMMAND) == 0

@@ -159,7 +159,7 @@ def test_a_run_folder_is_complete(finished):
     [
         ({}, 1),
         ({"strategy": "pgpe", "std": 0.03, "learning_rate": 0.5}, 4),
-        ({"strategy": "whitened", "std": 0.03, "learning_rate": 0.5}, 4),
+        ({"strategy": "whitened", "std": 0.03, "learning_rate": 0.5, "pool": 8}, 4),
         ({"strategy": "backprop", "population": 2, "pool": 4}, 0),
     ],
     ids=["open_es", "pgpe", "whitened", "backprop"],
