@@ -135,7 +135,8 @@ def test_lives_losses_and_what_cells_see_are_those_of_jax(v8, mask):
         masks=[np.flatnonzero(m).tolist() for m in as_masks(fires, 32, 32)],
         members=[demo.flatten(member, run.config).tolist() for member in members],
     )
-    losses = [run.task.judge(member, run.task.start, fires)[0] for member in members]
+    judge = jax.jit(lambda member: run.task.judge(member, run.task.start, fires)[0])
+    losses = [judge(member) for member in members]
     np.testing.assert_allclose(found["losses"], losses, rtol=0, atol=1e-5)
     assert np.ptp(found["losses"]) > 1e-4
     seen = second_moments(run.task.merge(run.params), run.task.start, fires)

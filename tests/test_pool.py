@@ -55,16 +55,16 @@ def grown():
 
 def test_a_generation_starts_from_the_pool_and_what_its_mean_grows_goes_back(grown):
     task, params, pool = grown
-    seeds = 0
+    prepare, seeds = jax.jit(task.prepare), 0
+    live = jax.jit(lambda start, fires: record(task.merge(params), start, fires)[-1])
     for key in jax.random.split(jax.random.key(0), 40):
-        (start, fires), after = jax.jit(task.prepare)(params, key, pool)
+        (start, fires), after = prepare(params, key, pool)
         changed = np.flatnonzero((after != pool).any((1, 2, 3)))
         assert len(changed) == 1
         fresh = (start == task.start).all()
         seeds += fresh
         assert fresh or (start == pool[changed[0]]).all()
-        lived = record(task.merge(params), start, fires)[-1]
-        np.testing.assert_allclose(after[changed[0]], lived, atol=1e-5)
+        np.testing.assert_allclose(after[changed[0]], live(start, fires), atol=1e-5)
     assert 1 <= seeds <= 14  # one in eight, and those that are the pool's youngest
 
 
