@@ -60,6 +60,7 @@ def test_figures_of_the_book_can_be_read(chromium):
     if not PAGES:
         skip_or_fail(f"no book at {HTML}; build it first with `make book`")
     context = chromium.new_context(offline=True, device_scale_factor=SCALE)
+    context.set_default_timeout(60_000)  # milliseconds; only a failure takes as long
     found, seen = {}, 0
     for page in PAGES:
         if "_images/" not in (HTML / page).read_text(encoding="utf-8"):
