@@ -308,7 +308,7 @@ def make_reference(task: Task) -> tuple[Generation, Any]:
 def table(report: dict) -> str:
     """Lay out what `benchmark` returns as lines of text.
 
-    Explained in appendix A1, "A short race".
+    Explained in appendix A1, "The race".
     """
     settings, ratios = report["settings"], report["ratio_to_reference"]
     side = settings["size"] + 2 * settings["padding"]
