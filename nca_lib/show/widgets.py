@@ -236,7 +236,10 @@ def _live(config: Config, params: Any, direction: int, points: ArrayLike, num_st
 def _draw_landscape(levels: np.ndarray, empty: float, extent: tuple, point: tuple) -> str:
     """The losses around a rule, and where one stands; what exploded is orange, what died grey."""
     dead, wild = np.isclose(levels, empty, rtol=1e-5), ~(levels < 4 * empty)  # NaN is wild
-    shown, figure = np.select([dead, wild], [np.nan, 8 * empty], levels), Figure(figsize=(6, 3.6))
+    shown, figure = (
+        np.select([dead, wild], [np.nan, 8 * empty], levels),
+        Figure(figsize=(6, 3.6), layout="none"),
+    )
     axes = figure.add_axes(AREA)
     colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="#808080")
     scale = {"norm": "log", "vmin": empty / 16, "vmax": 4 * empty}
