@@ -196,13 +196,29 @@ var Rollout = (() => {
       if (dead) cells.fill(0, start, start + C);
       else if (fires[k]) for (let c = start; c < start + C; c++) cells[c] += change[c];
       mature[k] = dead ? 0 : grown[k];
-      if (!mature[k]) return;
+      if (mature[k]) widen(k);
+    }
+
+    /* Take the mature cell at k into the box. */
+    function widen(k) {
       const row = Math.floor(k / stride);
       const column = k - row * stride;
       if (row < box[0]) box[0] = row;
       if (row > box[1]) box[1] = row;
       if (column < box[2]) box[2] = column;
       if (column > box[3]) box[3] = column;
+    }
+
+    /* See who is mature, after cells were erased. Who is left without a living neighbour lingers. */
+    function recount() {
+      box[0] = box[2] = stride;
+      box[1] = box[3] = 0;
+      lingers = area;
+      for (let k = 0; k < area; k++) {
+        mature[k] = cells[(k + 1) * C - 1] > limit ? 1 : 0;
+        if (mature[k]) widen(k);
+        lingering[k] = k;
+      }
     }
 
     /* Mean squared error of red, green, blue and alpha, over all cells: nca_lib.loss.mse. */
@@ -278,7 +294,8 @@ var Rollout = (() => {
       return pixels;
     }
 
-    return { area, stride, side, cells, setWeights, plant, step, mse, live, moments, draw };
+    const steps = { plant, recount, step, live, moments };
+    return { area, stride, side, cells, setWeights, mse, draw, ...steps };
   }
 
   /* Which cells fire, an array for each step, of the padded grid: fire_schedule. `bits` gives 32
