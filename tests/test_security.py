@@ -67,7 +67,9 @@ def tab(chromium):
     context.close()
 
 
-SERVED = [f"book/{name}.html" for name in ("05_es_training", "playground", "evolve", "breed")]
+SERVED = [
+    f"book/{name}.html" for name in ("05_es_training", "playground", "world", "evolve", "breed")
+]
 both = pytest.mark.parametrize("root", ["disk", "http"], indirect=True)
 served = pytest.mark.parametrize("root", ["http"], indirect=True)
 

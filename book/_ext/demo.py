@@ -34,6 +34,7 @@ ENGINE = ("rollout", "evolve", "crew")  # what a worker runs, too
 EVOLUTION = (*ENGINE, "record", "evolve-data")
 EVOLUTION += ("evolve_target", "evolve_views", "evolve_knobs", "evolve_pad", "evolve_page")
 BREEDING = ("rollout", "evolve", "record", "breed")
+WORLD = ("rollout", "world", "world_page")
 RIVALS = ("lizard", "lizard-pgpe", "lizard-backprop")  # drawn beside a reader's own lizard
 POINTS = 80  # of a history, evenly spread on a logarithmic axis
 SIDE, ACROSS = 128, 6  # pixels of an emoji, and emoji in a row of the sheet
@@ -115,9 +116,13 @@ def worker_source() -> str:
     return re.sub(r"\n\s*", "\n", text)
 
 
-def add_evolution(app, pagename, templatename, context, doctree):
-    """Hook for Sphinx: load the scripts of evolution and breeding where a page has a place."""
+def add_scripts(app, pagename, templatename, context, doctree):
+    """Hook for Sphinx: load evolution, breeding and the world where a page has a place for it."""
     body = context.get("body", "")
+    if 'class="nca-player nca-world"' in body:
+        app.add_css_file("world.css", priority=600)
+        for name in WORLD:
+            app.add_js_file(f"{name}.js", loading_method="defer", priority=600)
     scripts = EVOLUTION if 'class="nca-evolve"' in body else ()
     if 'class="nca-evolve nca-breed"' in body:
         scripts = dict.fromkeys((*scripts, *BREEDING))  # each once
@@ -152,5 +157,5 @@ def setup(app):
         config.html_static_path = [*config.html_static_path, str(DEMO), str(folder)]
 
     app.connect("config-inited", add_folders)
-    app.connect("html-page-context", add_evolution)
+    app.connect("html-page-context", add_scripts)
     return {"version": str(FORMAT), "parallel_read_safe": True, "parallel_write_safe": True}

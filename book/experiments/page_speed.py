@@ -6,7 +6,9 @@ Measures nca.js by itself, then the playground of the built book as it runs on t
 included. Two CPU cores should give at least 120 steps a second for `lizard` on 48 x 48 cells and 30
 on 96 x 96 cells with four lizards. Then evolution: rollouts a second around `lizard` with one and
 two workers, of which two idle cores should give 700 and 1.6 times those of one; and how long the
-page takes, from Start, for 60,000 rollouts of its lizard, which should be at most 90 seconds.
+page takes, from Start, for 60,000 rollouts of its lizard, which should be at most 90 seconds. In
+between, a world of 256 x 256 cells: with 36 lizards that all live as fast as it goes, and as its page
+sows it at 60 steps a second, the most that the page offers.
 """
 
 import argparse
@@ -57,6 +59,24 @@ RATE = """async ([workers, record, target, seconds]) => {
     return rate;
 }"""
 SHOWN = "() => ({ ...document.documentElement.dataset })"
+PLANTS, GROUND = 36, 256  # of a world, and cells on its side
+WORLD = """([name, plants, side, warm, steps]) => {
+    const model = NCA.decode(NCA.records.get(name));
+    const world = World.makeWorld(side, side);
+    const pixels = new Uint8ClampedArray(4 * side * side);
+    const across = Math.sqrt(plants);
+    for (let k = 0; k < plants; k++) {
+        const place = [Math.floor(k / across), k % across];
+        world.plant(model, ...place.map((at) => Math.floor(((at + 0.5) * side) / across)));
+    }
+    const run = (n, task) => {
+        const start = performance.now();
+        for (let i = 0; i < n; i++) task();
+        return (1000 * n) / (performance.now() - start);
+    };
+    run(warm, world.step);
+    return [run(steps, world.step), run(steps, () => world.draw(pixels))];
+}"""
 
 
 def measure_rule(tab, name: str, grid: int, seeds: int) -> float:
@@ -103,6 +123,26 @@ def measure_evolution(tab, address: str) -> bool:
     return two < 700 or two < 1.6 * one or seconds > LONGEST or share > 0.25
 
 
+def measure_world(tab, address: str) -> None:
+    """Print how fast a world is, by itself and on a page that is so wide that it is a square."""
+    before = tab.viewport_size
+    tab.set_viewport_size({"width": 448, "height": 900})
+    tab.goto(address)
+    tab.locator(".nca-world canvas").wait_for()
+    name = "lizard-regenerating"
+    steps, drawn = tab.evaluate(WORLD, [name, PLANTS, GROUND, WARM, STEPS])
+    where = f"world, {GROUND} x {GROUND}, {PLANTS} of {name}"
+    print(f"{where:45} steps {steps:5.0f} a second, drawn {drawn:.0f} times a second")
+    tab.get_by_role("slider", name="Speed").press("End")
+    tab.wait_for_timeout(5_000)  # until all have sprouted
+    frames = tab.evaluate(FRAMES)
+    tab.wait_for_timeout(1_500)
+    side = "([canvas]) => `${canvas.height} x ${canvas.width}`"
+    where = tab.eval_on_selector_all(".nca-world canvas", side)
+    print(f"world on the page, {where}: {frames:.0f} frames; {tab.inner_text('.nca-counter')}")
+    tab.set_viewport_size(before)
+
+
 def main() -> int:
     """Print tables; the exit status is 1 if something is too slow."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -129,6 +169,9 @@ def main() -> int:
             slow = slow or rule < least
             where = f"{name}, {grid} x {grid}, seeds: {seeds}"
             print(f"{where:45} rule {rule:7.0f}   page {shown}   wanted {least}")
+        world = options.html.resolve() / "book" / "world.html"
+        if world.is_file():
+            measure_world(tab, world.as_uri())
         evolve = options.html.resolve() / "book" / "evolve.html"
         if evolve.is_file():
             slow = measure_evolution(tab, evolve.as_uri()) or slow
