@@ -7,8 +7,8 @@ included. Two CPU cores should give at least 120 steps a second for `lizard` on 
 on 96 x 96 cells with four lizards. Then evolution: rollouts a second around `lizard` with one and
 two workers, of which two idle cores should give 700 and 1.6 times those of one; and how long the
 page takes, from Start, for 60,000 rollouts of its lizard, which should be at most 90 seconds. In
-between, a world of 256 x 256 cells: with 36 lizards that all live as fast as it goes, and as its page
-sows it at 60 steps a second, the most that the page offers.
+between, a world of 256 x 256 cells: with 36 lizards that all live, as fast as it goes; and as its
+page sows it, at 60 steps a second, the most that the page offers.
 """
 
 import argparse
