@@ -29,9 +29,9 @@ COMPARISONS = {
     "Evolution, backpropagation": ("lizard", "lizard-backprop"),
 }
 STAGES = ("lizard-aged",)  # runs that others began with, and nobody needs to see
-ENGINE = ("rollout", "evolve", "crew")  # what a worker runs, too
+WORKER = ("rollout", "gpu", "evolve", "crew")  # what a worker runs
 # What a page with evolution loads in addition, in this order.
-EVOLUTION = (*ENGINE, "record", "evolve-data")
+EVOLUTION = ("rollout", "evolve", "crew", "record", "evolve-data")
 EVOLUTION += ("evolve_target", "evolve_views", "evolve_knobs", "evolve_pad", "evolve_page")
 BREEDING = ("rollout", "evolve", "record", "breed")
 WORLD = ("rollout", "world", "world_page")
@@ -110,7 +110,7 @@ def evolution_data() -> dict:
 
 def worker_source() -> str:
     """Join what a worker runs, since on disk it can load no file: without comments and indents."""
-    texts = [(DEMO / f"{name}.js").read_text(encoding="utf-8") for name in ENGINE]
+    texts = [(DEMO / f"{name}.js").read_text(encoding="utf-8") for name in WORKER]
     text = "\n".join([*texts, "Evolution.serve(self);"])
     text = re.sub(r"^\s*(/\*.*?\*/|//.*?$)", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"\n\s*", "\n", text)

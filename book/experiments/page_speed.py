@@ -8,7 +8,9 @@ on 96 x 96 cells with four lizards. Then evolution: rollouts a second around `li
 two workers, of which two idle cores should give 700 and 1.6 times those of one; and how long the
 page takes, from Start, for 60,000 rollouts of its lizard, which should be at most 90 seconds. In
 between, a world of 256 x 256 cells: with 36 lizards that all live, as fast as it goes; and as its
-page sows it, at 60 steps a second, the most that the page offers.
+page sows it, at 60 steps a second, the most that the page offers. Last the rate on a graphics card
+in software, where nothing is wanted: it is slower than the workers, and how fast a real card is the
+page itself shows.
 """
 
 import argparse
@@ -46,18 +48,21 @@ FRAMES = """() => new Promise((done) => {
     wait(count);
 })"""
 ROLLOUTS, LONGEST = 60_000, 90  # of the page's lizard, and seconds
-RATE = """async ([workers, record, target, seconds]) => {
+RATE = """async ([workers, record, target, seconds, gpu]) => {
     const { weights } = NCA.open(record);
-    const told = { workers, weights };
+    const told = { workers, weights, gpu };
     const evolution = Evolution.create({ std: 0.003 }, Float32Array.from(target), told);
     await evolution.step(); // compiles
+    while (evolution.card === "trying") await evolution.step();
     const [rollouts, start] = [evolution.rollouts, performance.now()];
     while (performance.now() - start < 1000 * seconds) await evolution.step();
     const rate = (1000 * (evolution.rollouts - rollouts)) / (performance.now() - start);
     evolution.stop();
     if (evolution.workers !== workers) throw new Error("there are no workers");
+    if (evolution.card !== gpu) throw new Error(`the graphics card is ${evolution.card}`);
     return rate;
 }"""
+ADAPTER = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
 SHOWN = "() => ({ ...document.documentElement.dataset })"
 PLANTS, GROUND = 36, 256  # of a world, and cells on its side
 WORLD = """([name, plants, side, warm, steps]) => {
@@ -103,12 +108,16 @@ def measure_page(tab, html: Path, name: str, grid: int, seeds: int) -> tuple[flo
     return sorted(readings[3:])[2], tab.evaluate(FRAMES)
 
 
+def lizard() -> list:
+    """What `RATE` evolves further, and for how many seconds."""
+    run = load_run("lizard")
+    return [page.describe(run), run.target.ravel().tolist(), 10]
+
+
 def measure_evolution(tab, address: str) -> bool:
     """Print how fast evolution is; tell whether it is too slow."""
-    run = load_run("lizard")
-    given = [page.describe(run), run.target.ravel().tolist(), 10]
     tab.goto(address)
-    one, two = (tab.evaluate(RATE, [workers, *given]) for workers in (1, 2))
+    one, two = (tab.evaluate(RATE, [workers, *lizard(), "off"]) for workers in (1, 2))
     print(f"rollouts a second: one worker {one:.0f}, two {two:.0f} ({two / one:.2f} times)")
     tab.reload()
     start = time.monotonic()
@@ -156,7 +165,12 @@ def main() -> int:
     has_page = (options.html / "book" / "playground.html").is_file()
     slow = False
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+
+        def launch(*flags):
+            flags = ["--no-sandbox", *flags]
+            return playwright.chromium.launch(executable_path=executable, args=flags)
+
+        chromium = launch()
         tab = chromium.new_page(viewport={"width": 1280, "height": 1400})
         print(f"Chromium {chromium.version}, {os.cpu_count()} cores; steps per second")
         for name, grid, seeds, least in CASES:
@@ -176,6 +190,13 @@ def main() -> int:
         if evolve.is_file():
             slow = measure_evolution(tab, evolve.as_uri()) or slow
         chromium.close()
+        if evolve.is_file():
+            chromium = launch(*ADAPTER)
+            tab = chromium.new_page()
+            tab.goto(evolve.as_uri())
+            rate = tab.evaluate(RATE, [1, *lizard(), "on"])
+            print(f"rollouts a second on a graphics card in software: {rate:.0f}")
+            chromium.close()
     return int(slow)
 
 

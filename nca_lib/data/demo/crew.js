@@ -4,7 +4,9 @@
    share of the members, and only the fitness, one number a member, crosses between them. All else
    is computed by each of them alike, so that the history does not depend on how many there are.
    The hands are workers; where there are none, one hand works in the page's own thread, a few
-   milliseconds at a time. How a page uses it stands at the head of evolve.js. */
+   milliseconds at a time. Where there is a graphics card that comes to the same and is faster, the
+   first of them has all members live there. The others learn along with it: whenever the card is
+   lost they do the generation again. How a page uses it stands at the head of evolve.js. */
 var Evolution = (() => {
   "use strict";
 
@@ -32,6 +34,8 @@ var Evolution = (() => {
   const PICTURES = 300; // milliseconds between two sets of pictures, at least
   const LIVES = 8; // over which the loss of the mean is averaged
   const SLICE = 8; // milliseconds that the page's own thread computes at a time
+  const TRIALS = 2; // generations both ways: in the last of them all is compiled, and it is timed
+  const [CLOSE, MOST] = [1e-4, 0.99]; // losses on the card that are so close, and how many must be
 
   /* Refuse what cannot run; gives the settings with the defaults of what they leave open. */
   function check(settings) {
@@ -63,7 +67,7 @@ var Evolution = (() => {
 
   class Share {
     constructor({ settings, target, weights, index, count }) {
-      Object.assign(this, { settings, index, count });
+      Object.assign(this, { settings, target, index, count });
       this.world = Rollout.makeWorld(settings, target);
       this.state = ES.init(settings, weights ?? undefined);
     }
@@ -75,28 +79,96 @@ var Evolution = (() => {
       this.settings = settings;
     }
 
-    /* Let this share live: [[number, fitness], ...], and their last pictures where these are asked
-       for. Where it `measures`, the mean lives too, under numbers from `population` on. */
-    *evaluate({ pictures, measures }) {
-      const { settings, state, world } = this;
-      const seen = (mean) => world.moments(mean, ES.luck(settings, state, 0));
-      yield* ES.look(settings, state, seen);
+    /* Who lives in this generation, one share of `count`: the members and, where it `measures`, the
+       mean under numbers from `population` on. */
+    *lives(index, count, measures) {
+      const { settings, state } = this;
       const draws = ES.countDraws(settings);
       const shared = settings.shared_luck && ES.luck(settings, state, 0);
-      const [found, drawn] = [[], []];
-      for (let i = this.index; i < draws; i += this.count) {
+      for (let i = index; i < draws; i += count) {
         const shaken = ES.shake(settings, state, ES.noiseOf(settings, state, i));
         for (const [number, sign] of settings.pairs ? [[i, 1], [i + draws, -1]] : [[i, 1]]) {
           const fires = shared || ES.luck(settings, state, number);
-          const weights = ES.member(state, shaken, sign);
-          found.push([number, yield* world.live(weights, fires, settings.window)]);
-          if (pictures) drawn.push(world.draw());
+          yield { number, fires, weights: ES.member(state, shaken, sign) };
         }
       }
-      for (let k = this.index; measures && k < LIVES; k += this.count) {
+      for (let k = index; measures && k < LIVES; k += count) {
         const fires = Rollout.fireSchedule(ES.makeBits(settings.seed, 0, ES.MEASURE, k), settings);
-        const loss = yield* world.live(Float32Array.from(state.mean), fires, settings.window);
-        found.push([settings.population + k, loss]);
+        yield { number: settings.population + k, fires, weights: Float32Array.from(state.mean) };
+      }
+    }
+
+    /* Let this share live: [[number, fitness], ...], and the members' last pictures where these are
+       asked for. `onCard`, the first hand has all shares live there: null where the card is lost. */
+    *evaluate({ pictures, measures, onCard }) {
+      const { settings, state, world, index, count } = this;
+      const seen = (mean) => world.moments(mean, ES.luck(settings, state, 0));
+      yield* ES.look(settings, state, seen);
+      const [found, drawn] = [[], []];
+      if (onCard && index) return { found, drawn };
+      if (onCard) {
+        try {
+          return yield* this.evaluateOnCard([...this.lives(0, 1, measures)], pictures);
+        } catch {
+          return null; // whatever fails there
+        }
+      }
+      for (const { number, fires, weights } of this.lives(index, count, measures)) {
+        found.push([number, yield* world.live(weights, fires, settings.window)]);
+        if (pictures && number < settings.population) drawn.push(world.draw());
+      }
+      return { found, drawn };
+    }
+
+    /* Open the graphics card: empty, or why there is none. One in software takes its place only if
+       it must: it is slower by far, and to find that out takes long. */
+    *open(gpu) {
+      const use = (card) => {
+        this.card = card;
+        return card.isSoftware && gpu !== "on" ? "this browser has a graphics card in software" : "";
+      };
+      return yield Card.open().then(use).catch((error) => error.message);
+    }
+
+    /* A place for the lives on the card; another one where there are more of them, or longer ones. */
+    makeRoom() {
+      const { settings, target, world: { side } } = this;
+      const told = { ...settings, height: side, width: side, steps: settings.num_steps, target };
+      const grids = Math.min(Card.most(told), settings.population + LIVES);
+      const key = `${grids} lives of ${told.steps} steps`;
+      if (key !== this.room?.key) {
+        this.room?.life.free();
+        this.room = { key, grids, life: this.card.makeLife({ ...told, grids }) };
+      }
+      return this.room;
+    }
+
+    *evaluateOnCard(lives, pictures) {
+      const { settings: { population, num_steps, window }, world } = this;
+      const { grids, life } = this.makeRoom();
+      const [found, drawn] = [[], []];
+      for (let start = 0; start < lives.length; start += grids) {
+        const batch = lives.slice(start, start + grids);
+        const schedules = [...new Set(batch.map(({ fires }) => fires))];
+        schedules.forEach((fires, f) => life.setFires(f, fires));
+        batch.forEach(({ weights, fires }, b) => {
+          life.setWeights(b, weights);
+          life.setSchedule(b, schedules.indexOf(fires));
+        });
+        life.plant(world.side >> 1, world.side >> 1, batch.length);
+        life.run(num_steps, { count: batch.length, window });
+        const losses = yield life.readLosses(batch.length);
+        if (!losses) return null;
+        batch.forEach(({ number }, b) => found.push([number, losses[b]]));
+        const members = batch.filter(({ number }) => number < population).length;
+        if (!pictures || !members) continue;
+        const cells = yield life.readCells(members);
+        if (!cells) return null;
+        const size = cells.length / members;
+        for (let b = 0; b < members; b++) {
+          world.setCells(cells.subarray(b * size, (b + 1) * size));
+          drawn.push(world.draw());
+        }
       }
       return { found, drawn };
     }
@@ -129,10 +201,16 @@ var Evolution = (() => {
     return now.value;
   }
 
-  /* What a worker runs: answers every message, in order. */
+  /* What a worker runs: answers every message, in order. Promises that its work yields it awaits. */
   function serve(scope) {
     const answer = makeClerk();
-    scope.onmessage = ({ data: [task, told] }) => scope.postMessage(finish(answer(task, told)));
+    const reply = async ([task, told]) => {
+      const work = answer(task, told);
+      let now = work.next();
+      while (!now.done) now = work.next(now.value && (await now.value));
+      scope.postMessage(now.value);
+    };
+    scope.onmessage = ({ data }) => reply(data).catch(reportError); // which the page then hears
   }
 
   /* -- Hands: a worker, or the page's own thread ----------------------------------------------- */
@@ -183,7 +261,7 @@ var Evolution = (() => {
   /* -- What a page holds ----------------------------------------------------------------------- */
 
   class Search {
-    constructor(settings, target, { workers = cores(), weights, ...handlers } = {}) {
+    constructor(settings, target, { workers = cores(), weights, gpu = "off", ...handlers } = {}) {
       this.settings = check(settings);
       const { size, padding, channels, hidden } = this.settings;
       const numbers = 4 * (size + 2 * padding) ** 2;
@@ -199,6 +277,8 @@ var Evolution = (() => {
       this.empty = emptyLoss(this.target);
       if (!(this.empty > 0)) throw new Error("The target is empty: nothing has to grow.");
       this.mean = weights ? Float32Array.from(weights) : ES.initialWeights(this.settings);
+      const card = gpu === "off" ? "off" : "trying";
+      Object.assign(this, { gpu, card, cardTrouble: "", trials: 0 });
       Object.assign(this, { wanted: false, busy: null, pace: [], drawnAt: -Infinity, hands: [] });
       this.ready = this.hire(workers);
     }
@@ -221,6 +301,7 @@ var Evolution = (() => {
         for (const hand of this.hands) hand.dismiss();
         if (this.stopped) return;
         this.ownThread = true;
+        this.card = "off";
         this.hands = [hireOwnThread()];
         await Promise.all(begin());
       }
@@ -263,6 +344,11 @@ var Evolution = (() => {
       }
       this.settings = check({ ...this.settings, ...changes });
       this.changed = true;
+      const isOther = "population" in changes || "num_steps" in changes;
+      if (isOther && (this.card === "on" || this.card === "slower")) {
+        this.card = "trying"; // who is faster depends on how many lives there are
+        this.trials = 0;
+      }
     }
 
     async generate() {
@@ -285,6 +371,40 @@ var Evolution = (() => {
       return Promise.all(this.hands.map((hand) => hand.ask(task, told)));
     }
 
+    /* All shares of a generation, from the card where it is at work. */
+    async evaluate(told) {
+      if (this.card === "on") {
+        const shares = await this.evaluateOnCard(told);
+        if (shares) return shares;
+      }
+      const start = performance.now();
+      const shares = await this.all("evaluate", told);
+      if (this.card === "trying") await this.tryCard(told, shares, performance.now() - start);
+      return shares;
+    }
+
+    async evaluateOnCard(told) {
+      const shares = await this.all("evaluate", { ...told, onCard: true });
+      if (shares[0]) return shares;
+      this.card = "lost";
+      return null;
+    }
+
+    /* The same generation on the card: does it come to the same, and in less than `time`? */
+    async tryCard(told, shares, time) {
+      this.opened ??= this.hands[0].ask("open", this.gpu);
+      this.cardTrouble = await this.opened;
+      if (this.cardTrouble) this.card = "none";
+      if (this.cardTrouble) return;
+      const start = performance.now();
+      const others = await this.evaluateOnCard(told);
+      const isFaster = performance.now() - start < time;
+      if (!others) return;
+      this.trials++;
+      if (!agree(shares, others)) this.card = "differs";
+      else if (this.trials === TRIALS) this.card = isFaster || this.gpu === "on" ? "on" : "slower";
+    }
+
     /* One generation by all hands: its report, and whether it has died or exploded. */
     async ask() {
       const start = performance.now();
@@ -294,14 +414,14 @@ var Evolution = (() => {
       const measures = generation < 10 || generation % 10 === 0;
       const pictures = start - this.drawnAt >= PICTURES;
       if (pictures) this.drawnAt = start;
-      let shares = await this.all("evaluate", { measures, pictures });
+      let shares = await this.evaluate({ measures, pictures });
       let [fitness, loss] = [new Float32Array(settings.population), 0];
       for (const [number, value] of shares.flatMap(({ found }) => found)) {
         if (number >= fitness.length) loss += value / LIVES;
         else fitness[number] = value;
       }
       const condition = judge(fitness, this.empty); // and what has ended is always drawn
-      if (condition && !pictures) shares = await this.all("evaluate", { pictures: true });
+      if (condition && !pictures) shares = await this.evaluate({ pictures: true });
       const withNumber = ({ found, drawn }) => drawn.map((picture, k) => [found[k][0], picture]);
       const drawn = new Map(shares.flatMap(withNumber));
       const [{ mean, sigma }] = await this.all("tell", { fitness });
@@ -337,6 +457,17 @@ var Evolution = (() => {
       const { settings, mean, target, rollouts, loss } = this;
       return NCA.encode({ ...settings, weights: mean, target, rollouts, loss }, told);
     }
+  }
+
+  /* Whether nearly all lives score the same, twice computed. */
+  function agree(...twice) {
+    const [ours, others] = twice.map((shares) => shares.flatMap(({ found }) => found));
+    const scores = new Map(others);
+    const isClose = ([number, loss]) => {
+      const other = scores.get(number);
+      return loss === other || Math.abs(loss - other) <= CLOSE * Math.max(1, Math.abs(loss));
+    };
+    return ours.filter(isClose).length >= MOST * ours.length;
   }
 
   function join(pictures) {

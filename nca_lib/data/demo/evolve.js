@@ -15,9 +15,13 @@
                 `title` go into records.
      target     Float32Array, side * side * 4, premultiplied RGBA in 0 to 1, row by row;
                 side = size + 2 * padding.
-     handlers   {workers, weights, onGeneration(report), onState(state), onError(error)}, all
+     handlers   {workers, weights, gpu, onGeneration(report), onState(state), onError(error)}, all
                 optional. workers: how many, default Evolution.cores() (cores less one, at most
                 8); 0 computes in this thread, in slices. weights: Float32Array to start from.
+                gpu: "off" (default); "auto" computes on the graphics card where two generations,
+                done both ways, come to the same and the second is faster there; "on" even where
+                it is slower, or in software. A card rounds in its own way: with it a history is no longer the
+                same on every machine.
 
    It throws an Error whose message says in words which setting is wrong.
    Evolution.check(settings) does so alone, and returns the settings completed;
@@ -32,6 +36,8 @@
      evolution.stop()            for good: ends the workers.
      evolution.become(state)     after pause(), where a page itself finds that a run has failed.
      evolution.state             "idle", "running", "paused", "dead", "exploded"
+     evolution.card              "off", "trying", "on"; "none", "differs", "slower", "lost" where the
+                                 workers go on; .cardTrouble says in words why there is none.
      evolution.settings, .target, .empty (loss of the empty grid), .workers (how many there are),
      .generation, .rollouts, .seconds (while running), .loss (of the mean, when last measured;
      NaN before), .mean (Float32Array, the weights), .history: an array of

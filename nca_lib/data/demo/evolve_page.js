@@ -34,6 +34,19 @@
     ...["evolution", "report", "seen", "shots", "given", "settings", "source"],
     "best", // the mean of least loss: from there a run that dies can go on
   ];
+  // Why the workers compute and not the graphics card, where there is something to be said of it.
+  const BESIDES = {
+    trying: ", and the graphics card is being tried",
+    slower: ", faster here than the graphics card",
+    differs: ": lives on the graphics card come out otherwise",
+    lost: ": the graphics card was lost, and nothing else",
+  };
+  const ON_CARD =
+    "Your graphics card computes. It rounds in its own way: histories may differ by that.";
+  // evolve.html?gpu=off leaves the graphics card alone, ?gpu=on takes it even where it is slower,
+  // as one in software is.
+  const ASKED = new URLSearchParams(location.search).get("gpu");
+  const GPU = ["on", "off"].includes(ASKED) ? ASKED : "auto";
   const NEXT_SHOT = 1.8; // times as many rollouts as at the one before
   const CAREFUL = 0.02; // σ for pictures of the reader's own: at the lizard's many of them die
   const PATIENCE = 10; // generations in a row, most members of which explode
@@ -86,6 +99,7 @@
         this.figures[name] = make("dd", {}, "–");
         this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
       }
+      this.machine = make("p", { class: "evolve-machine" }); // says what computes
       this.status = make("p", { class: "nca-status", role: "status" });
       this.counter = make("p", { class: "nca-counter" }); // moves while the status rests
       this.trouble = make("p", { class: "evolve-trouble", hidden: "" });
@@ -215,7 +229,7 @@
         figure("is-growth", "Mean network,", [this.growth.counter], this.growth.element),
         figure("is-goal", "Target", [], this.target),
         this.scoreLine,
-        this.list,
+        make("div", { class: "evolve-measures" }, this.list, this.machine),
         figure(
           "is-curve",
           "Loss",
@@ -402,6 +416,7 @@
       this.rasterise();
       const isShown = () => this.evolution === evolution; // one that waits may still have a word
       const evolution = Evolution.create({ ...this.settings, ...told }, this.goal, {
+        gpu: GPU,
         weights: this.given?.weights,
         onGeneration: (report) => isShown() && this.hear(report),
         onState: () => isShown() && this.refresh(),
@@ -706,7 +721,9 @@
         loss: value,
         empty: this.empty ?? "",
         state: this.state,
+        card: evolution?.card ?? "",
       });
+      this.machine.textContent = report ? this.tellMachine() : "";
       this.scoreLine.hidden = Number.isNaN(value);
       this.score.textContent = this.toShare(value);
       const when = evolution?.history.at(-1)?.generation ?? 0;
@@ -723,6 +740,13 @@
       if (!this.empty || (!isNow && now - (this.drawn ?? 0) < CURVE_MS)) return;
       this.drawn = now;
       this.showCurve();
+    }
+
+    tellMachine({ card, cardTrouble, workers } = this.evolution) {
+      if (card === "on") return ON_CARD;
+      const many = workers === 1 ? "1 worker computes" : `${workers} workers compute`;
+      const besides = card === "none" ? `: ${cardTrouble}` : (BESIDES[card] ?? "");
+      return `${workers ? many : "This page computes, without workers"}${besides}.`;
     }
 
     showCurve() {

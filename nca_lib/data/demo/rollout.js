@@ -75,6 +75,14 @@ var Rollout = (() => {
       box.fill(middle + 1);
     }
 
+    /* Show what has grown elsewhere: (H, W, C), row by row. */
+    function setCells(grown) {
+      const row = side * C;
+      for (let y = 0; y < side; y++) {
+        cells.set(grown.subarray(y * row, (y + 1) * row), ((y + 1) * stride + 1) * C);
+      }
+    }
+
     /* What the cell at k perceives, into `seen`. */
     function see(k, seen) {
       const down = stride * C;
@@ -295,7 +303,7 @@ var Rollout = (() => {
     }
 
     const steps = { plant, recount, step, live, moments };
-    return { area, stride, side, cells, setWeights, mse, draw, ...steps };
+    return { area, stride, side, cells, setCells, setWeights, mse, draw, ...steps };
   }
 
   /* Which cells fire, an array for each step, of the padded grid: fire_schedule. `bits` gives 32
