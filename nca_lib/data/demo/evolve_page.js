@@ -34,15 +34,14 @@
     ...["evolution", "report", "seen", "shots", "given", "settings", "source"],
     "best", // the mean of least loss: from there a run that dies can go on
   ];
-  // Why the workers compute and not the graphics card, where there is something to be said of it.
-  const BESIDES = {
-    trying: ", and the graphics card is being tried",
-    slower: ", faster here than the graphics card",
-    differs: ": lives on the graphics card come out otherwise",
-    lost: ": the graphics card was lost, and nothing else",
+  const MACHINE = "Computed by";
+  // What is said once of the graphics card.
+  const OF_CARD = {
+    on: "The graphics card computes now. It rounds in its own way: histories may differ by that.",
+    slower: "Workers compute: they are faster here than the graphics card.",
+    differs: "Workers compute: lives on the graphics card come out otherwise.",
+    lost: "The graphics card was lost. The workers did this generation again and go on.",
   };
-  const ON_CARD =
-    "Your graphics card computes. It rounds in its own way: histories may differ by that.";
   // evolve.html?gpu=off leaves the graphics card alone, ?gpu=on takes it even where it is slower,
   // as one in software is.
   const ASKED = new URLSearchParams(location.search).get("gpu");
@@ -95,11 +94,10 @@
       this.curve = new Views.Curve();
       this.figures = {};
       this.list = make("dl", { class: "evolve-figures" });
-      for (const name of ["Mean σ", "Rollouts/s", "Time"]) {
+      for (const name of ["Mean σ", "Rollouts/s", "Time", MACHINE]) {
         this.figures[name] = make("dd", {}, "–");
         this.list.append(make("div", {}, make("dt", {}, name), this.figures[name]));
       }
-      this.machine = make("p", { class: "evolve-machine" }); // says what computes
       this.status = make("p", { class: "nca-status", role: "status" });
       this.counter = make("p", { class: "nca-counter" }); // moves while the status rests
       this.trouble = make("p", { class: "evolve-trouble", hidden: "" });
@@ -229,7 +227,7 @@
         figure("is-growth", "Mean network,", [this.growth.counter], this.growth.element),
         figure("is-goal", "Target", [], this.target),
         this.scoreLine,
-        make("div", { class: "evolve-measures" }, this.list, this.machine),
+        this.list,
         figure(
           "is-curve",
           "Loss",
@@ -723,7 +721,6 @@
         state: this.state,
         card: evolution?.card ?? "",
       });
-      this.machine.textContent = report ? this.tellMachine() : "";
       this.scoreLine.hidden = Number.isNaN(value);
       this.score.textContent = this.toShare(value);
       const when = evolution?.history.at(-1)?.generation ?? 0;
@@ -734,6 +731,8 @@
         Time: time(evolution?.seconds ?? 0),
       };
       for (const [name, text] of Object.entries(figures)) this.figures[name].textContent = text;
+      if (report) this.showMachine();
+      else this.figures[MACHINE].textContent = "–";
       const generation = number(evolution?.generation ?? 0);
       this.counter.textContent = `Generation ${generation} · ${number(rollouts)} rollouts`;
       const now = performance.now();
@@ -742,11 +741,15 @@
       this.showCurve();
     }
 
-    tellMachine({ card, cardTrouble, workers } = this.evolution) {
-      if (card === "on") return ON_CARD;
-      const many = workers === 1 ? "1 worker computes" : `${workers} workers compute`;
-      const besides = card === "none" ? `: ${cardTrouble}` : (BESIDES[card] ?? "");
-      return `${workers ? many : "This page computes, without workers"}${besides}.`;
+    /* Who computes, and why if there is a choice. */
+    showMachine({ card, cardTrouble, workers } = this.evolution) {
+      const many = workers === 1 ? "1 worker" : `${workers} workers`;
+      const who = card === "on" ? "graphics card" : workers ? many : "this page";
+      const { [MACHINE]: figure } = this.figures;
+      figure.textContent = who;
+      figure.title = OF_CARD[card] ?? cardTrouble;
+      if (card !== this.shownCard && OF_CARD[card]) this.say(OF_CARD[card]);
+      this.shownCard = card;
     }
 
     showCurve() {

@@ -175,25 +175,25 @@ var Card = (() => {
     return Math.min(MOST, Math.floor(PIECE / largest));
   }
 
-  /* Where each weight stands among those of a grid: for each four outputs and each four inputs four
-     times four numbers, an input after the other; then the biases. */
+  /* Where each weight stands among those of a grid. A layer is made of matrices of four inputs, one
+     after the other, and four outputs, in the order in which `think` needs them; then its biases. */
   function placeWeights({ channels, hidden }, { quads, units }) {
     const front = 4 * quads - channels;
     const ofChannel = (c) => 4 * quads * Math.floor(c / channels) + front + (c % channels);
-    const place = (start, inputs, i, j) => start + ((j >> 2) * inputs + i) * 4 + (j & 3);
     const bias = 48 * quads * units;
     const second = bias + 4 * units;
     const last = second + 16 * quads * units;
     const places = [];
     for (let i = 0; i < 3 * channels; i++) {
-      for (let j = 0; j < hidden; j++) places.push(place(0, 12 * quads, ofChannel(i), j));
+      for (let j = 0; j < hidden; j++) {
+        places.push(((j >> 2) * 12 * quads + ofChannel(i)) * 4 + (j & 3));
+      }
     }
     for (let j = 0; j < hidden; j++) places.push(bias + j);
     for (let i = 0; i < hidden; i++) {
       for (let c = 0; c < channels; c++) {
         const j = ofChannel(c);
-        const four = (i >> 2) * quads + (j >> 2); // hidden units first, as `think` goes
-        places.push(second + (4 * four + (i & 3)) * 4 + (j & 3));
+        places.push(second + (((i >> 2) * quads + (j >> 2)) * 4 + (i & 3)) * 4 + (j & 3));
       }
     }
     for (let c = 0; c < channels; c++) places.push(last + ofChannel(c));
