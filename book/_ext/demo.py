@@ -113,6 +113,7 @@ def worker_source() -> str:
     texts = [(DEMO / f"{name}.js").read_text(encoding="utf-8") for name in WORKER]
     text = "\n".join([*texts, "Evolution.serve(self);"])
     text = re.sub(r"^\s*(/\*.*?\*/|//.*?$)", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r" +// .*$", "", text, flags=re.MULTILINE)
     return re.sub(r"\n\s*", "\n", text)
 
 
