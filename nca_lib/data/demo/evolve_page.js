@@ -214,7 +214,7 @@
       });
       [this.score, this.loss] = [make("strong"), make("span")];
       const says = [this.score, " of an empty grid’s loss: ", this.loss]; // and when it was so
-      this.scoreLine = make("p", { class: "evolve-score", hidden: "" }, ...says);
+      this.scoreLine = make("p", { class: "evolve-score" }, ...says);
       return make(
         "div",
         { class: "evolve-stage" },
@@ -721,7 +721,7 @@
         state: this.state,
         card: evolution?.card ?? "",
       });
-      this.scoreLine.hidden = Number.isNaN(value);
+      this.scoreLine.style.visibility = Number.isNaN(value) ? "hidden" : ""; // it keeps its room
       this.score.textContent = this.toShare(value);
       const when = evolution?.history.at(-1)?.generation ?? 0;
       this.loss.textContent = `${loss(value)}, at generation ${number(when)}`;
