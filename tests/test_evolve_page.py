@@ -504,6 +504,39 @@ def test_a_run_that_another_target_or_start_replaces_can_be_gone_back_to(read):
     assert reader.tab.get_by_role("radio", name="heart").is_checked()
 
 
+def test_back_goes_through_all_runs_that_wait(read):
+    reader = read()
+    back = reader.tab.locator(".evolve-back")
+    chosen = reader.tab.locator("[name=evolve-target]:checked")
+    targets = ["red-heart", "star", "lizard"]
+    for target in targets:
+        reader.tab.get_by_role("radio", name=target).check()
+        reader.step()
+    seen = [chosen.get_attribute("aria-label")]
+    for _ in targets:
+        told = back.inner_text()
+        back.click()
+        assert "generation 1" in told and reader.data("rollouts") == "64"
+        seen.append(chosen.get_attribute("aria-label"))
+    assert seen == ["lizard", "star", "red-heart", "lizard"]
+
+
+def test_another_target_begins_with_the_usual_settings_after_a_rescue(read):
+    reader = read()
+    usual = [reader.knob("std"), reader.knob("learning_rate")]
+    reader.tab.evaluate(TELL)
+    reader.step()
+    reader.choose("learning_rate", 1e3)  # to the end
+    reader.tab.evaluate("for (let k = 0; k < 20; k++) tell(1e7)")
+    reader.tab.locator(".evolve-start").click()  # gently
+    assert reader.knob("std") < usual[0]
+    reader.tab.get_by_role("radio", name="heart").check()
+    assert [reader.knob("std"), reader.knob("learning_rate")] == usual
+    reader.choose("std", 2)  # what readers choose themselves stays
+    reader.tab.get_by_role("radio", name="star").check()
+    assert reader.knob("std") == "2"
+
+
 def test_the_small_form_evolves_in_a_chapter(read):
     reader = read(page="05_es_training", viewport={"width": 390, "height": 844})
     assert reader.tab.locator(".nca-evolve :is(input[type=range], select)").count() == 0

@@ -33,7 +33,9 @@
   const RUN = [
     ...["evolution", "report", "seen", "shots", "given", "settings", "source"],
     "best", // the mean of least loss: from there a run that dies can go on
+    "gentle", // σ, where it was this page that lowered it
   ];
+  const WAITING = 5; // runs that can be gone back to
   const MACHINE = "Computed by";
   // What is said once of the graphics card.
   const OF_CARD = {
@@ -56,6 +58,11 @@
     const [minutes, rest] = [Math.floor(seconds / 60), Math.floor(seconds % 60)];
     return `${minutes}:${String(rest).padStart(2, "0")}`;
   };
+  /* A run that waits; the generation that is under way there is its last. */
+  const nameRun = ({ source, evolution }) => {
+    const last = evolution && evolution.generation + Boolean(evolution.busy);
+    return `${source.emoji || source.title}${last ? `, generation ${number(last)}` : ""}`;
+  };
   const sideOf = ({ size, padding }) => size + 2 * padding; // in cells
 
   class Page {
@@ -64,10 +71,11 @@
       this.isFull = root.dataset.size !== "small";
       this.settings = Evolution.check({});
       this.evolution = this.given = this.best = null; // given: a model from a file or a link
+      this.gentle = null;
       this.report = this.seen = null; // the last one, and the last one with pictures
       this.shots = []; // the best of some generations: {rollouts, canvas}
       this.source = null; // {picture, emoji, title} of the target
-      this.before = null; // another run, to go back to
+      this.waiting = []; // other runs, to go back to: the next one last
       this.build();
       this.refresh(SAID.idle);
       document.addEventListener("visibilitychange", () => this.sleep());
@@ -91,6 +99,7 @@
     build() {
       this.population = new Views.Population();
       this.growth = new Views.Growth();
+      this.growth.element.title = "All members of the population are variations of this network.";
       this.curve = new Views.Curve();
       this.figures = {};
       this.list = make("dl", { class: "evolve-figures" });
@@ -213,7 +222,7 @@
         "aria-label": "The target",
       });
       [this.score, this.loss] = [make("strong"), make("span")];
-      const says = [this.score, " of an empty grid’s loss: ", this.loss]; // and when it was so
+      const says = [this.score, " of an empty grid’s loss: ", this.loss];
       this.scoreLine = make("p", { class: "evolve-score" }, ...says);
       return make(
         "div",
@@ -221,7 +230,7 @@
         figure(
           "is-population",
           "Population,",
-          ["best to worst, then ", key("dead"), " ", key("exploded")],
+          ["the living best to worst, then ", key("dead"), " ", key("exploded")],
           this.population.element,
         ),
         figure("is-growth", "Mean network,", [this.growth.counter], this.growth.element),
@@ -319,12 +328,14 @@
       const wasLost = this.isLost || this.isDemo;
       this.forget();
       this.source = source;
-      const usual = [Evolution.DEFAULTS.std, CAREFUL];
-      if (!BUNDLED.includes(source)) usual.reverse();
-      const isOther = wasLost || this.settings.std === usual[1];
-      if (isOther) this.set({ std: usual[0] });
+      const { std: usual, learning_rate: most } = Evolution.DEFAULTS;
+      const [std, other] = BUNDLED.includes(source) ? [usual, CAREFUL] : [CAREFUL, usual];
+      const { std: old, learning_rate: rate } = this.settings;
+      const isOther = wasLost || [other, this.gentle].includes(old);
+      this.gentle = null;
+      if (isOther) this.set({ std, learning_rate: wasLost ? Math.min(rate, most) : rate });
       this.rasterise();
-      this.refresh(isOther ? `${message} The noise σ is set to ${usual[0]} for it.` : message);
+      this.refresh(isOther ? `${message} The noise σ is set to ${std} for it.` : message);
     }
 
     rasterise() {
@@ -424,29 +435,34 @@
     }
 
     /* Make room for another run. One that has come to something can be gone back to. */
-    forget() {
+    forget(add = "push") {
       const isWorthIt = this.evolution?.generation && !this.isDemo;
-      if (isWorthIt) this.keep();
+      if (isWorthIt) this.keep(add);
       else this.evolution?.stop();
       this.evolution = this.report = this.seen = this.given = this.best = null;
       this.shots = [];
       this.isAsleep = this.isDemo = this.isWorse = false;
       this.wild = 0; // generations in a row, most members of which exploded
       this.shownState = null; // whatever was said was of the run before
+      if (this.isFull) this.kept.textContent = "";
     }
 
-    keep() {
-      this.before?.evolution?.stop();
-      this.evolution?.pause();
-      this.before = Object.fromEntries(RUN.map((name) => [name, this[name]]));
-      if (this.evolution) this.before.settings = this.evolution.settings;
+    /* Where too many wait, one that has failed goes, or else the first. */
+    keep(add) {
+      const { waiting, evolution } = this;
+      evolution?.pause();
+      const run = Object.fromEntries(RUN.map((name) => [name, this[name]]));
+      if (evolution) run.settings = evolution.settings;
+      waiting[add](run);
+      if (waiting.length <= WAITING) return;
+      const failed = waiting.findIndex((other) => GONE[other.evolution?.state]);
+      waiting.splice(Math.max(0, failed), 1)[0].evolution?.stop();
     }
 
-    /* The run before, as it was; the present one takes its place. */
+    /* The run before, as it was; the present one waits until all others have had their turn. */
     goBack() {
-      const { before } = this;
-      this.before = null;
-      this.forget();
+      const before = this.waiting.pop();
+      this.forget("unshift");
       Object.assign(this, before);
       this.rasterise();
       this.growth.model = null; // begins at once
@@ -465,13 +481,10 @@
        nothing, with the usual noise and steps, or half of them. */
     soften() {
       const { best, settings } = this;
-      const { std, learning_rate: rate } = settings;
-      const less = (value, usual) => (value > usual ? usual : value / 2);
+      const { std, learning_rate: rate } = Evolution.DEFAULTS;
       this.forget();
-      this.set({
-        std: less(std, Evolution.DEFAULTS.std),
-        learning_rate: Math.min(rate, Evolution.DEFAULTS.learning_rate),
-      });
+      this.gentle = settings.std > std ? std : settings.std / 2;
+      this.set({ std: this.gentle, learning_rate: Math.min(settings.learning_rate, rate) });
       this.given = best;
     }
 
@@ -506,8 +519,8 @@
 
     /* Show a population that fails; what was there waits. */
     fail(name) {
-      if (!this.isDemo && (this.evolution || !this.before)) {
-        this.keep();
+      if (!this.isDemo && (this.evolution || !this.waiting.length)) {
+        this.keep("push");
         this.evolution = null;
       }
       this.forget();
@@ -637,12 +650,10 @@
         if (!this.report) this.view();
       }
       this.explain(EXPLAINED[state], again);
-      this.backButton.hidden = !this.before;
-      if (this.before) {
-        const { source, evolution } = this.before;
-        const where = evolution ? `, generation ${number(evolution.generation)}` : "";
-        this.backButton.textContent = `Back to ${source.emoji || source.title}${where}`;
-      }
+      const runs = this.waiting.map(nameRun).reverse();
+      this.backButton.hidden = !runs.length;
+      this.backButton.textContent = `Back to ${runs[0]}`;
+      this.backButton.title = `Waiting: ${runs.join("; ")}`;
       if (this.isFull) this.refreshControls();
       this.showFigures(true);
     }
@@ -706,7 +717,7 @@
       });
       const { dead, exploded } = this.population.faults;
       const faults = [dead && `${dead} dead`, exploded && `${exploded} exploded`].filter(Boolean);
-      const label = [`${fitness.length} members, best to worst`, ...faults].join(", ");
+      const label = [`${fitness.length} members, the living best to worst`, ...faults].join(", ");
       this.population.element.setAttribute("aria-label", label);
     }
 
@@ -723,8 +734,7 @@
       });
       this.scoreLine.style.visibility = Number.isNaN(value) ? "hidden" : ""; // it keeps its room
       this.score.textContent = this.toShare(value);
-      const when = evolution?.history.at(-1)?.generation ?? 0;
-      this.loss.textContent = `${loss(value)}, at generation ${number(when)}`;
+      this.loss.textContent = loss(value);
       const figures = {
         "Mean σ": loss(report?.sigma ?? Number.NaN),
         "Rollouts/s": report ? number(report.rate) : "–",
