@@ -230,7 +230,7 @@
         figure(
           "is-population",
           "Population,",
-          ["the living best to worst, then ", key("dead"), " ", key("exploded")],
+          ["living best first, then ", key("dead"), " ", key("exploded")],
           this.population.element,
         ),
         figure("is-growth", "Mean network,", [this.growth.counter], this.growth.element),
@@ -717,7 +717,7 @@
       });
       const { dead, exploded } = this.population.faults;
       const faults = [dead && `${dead} dead`, exploded && `${exploded} exploded`].filter(Boolean);
-      const label = [`${fitness.length} members, the living best to worst`, ...faults].join(", ");
+      const label = [`${fitness.length} members, living best first`, ...faults].join(", ");
       this.population.element.setAttribute("aria-label", label);
     }
 
