@@ -135,7 +135,7 @@ def poses(count: int, height: int = 12, width: int = 26) -> np.ndarray:
     return np.stack([drawn & 1, drawn >> 1], axis=1)[:, :, None] == 1
 
 
-def walker(steps: int = 11, judged: int = 8) -> Task:
+def bird(steps: int = 11, judged: int = 8) -> Task:
     """Give a creature, two bits of each cell hidden and 0, to walk on; how it starts is free."""
     pictures = poses(steps + 1)
     start = np.concatenate([pictures[0], np.zeros_like(pictures[0])])
@@ -157,7 +157,7 @@ TASKS = {
     "checkerboard": checkerboard,
     "letter": letter,
     "thrower": thrower,
-    "walker": walker,
+    "bird": bird,
 }
 
 

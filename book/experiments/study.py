@@ -102,7 +102,15 @@ STUDY = {
         "standardised": {"shaping": "standardised", "strategy": "open_es", "std": 0.015, **ADAM},
     },
     "fire masks": {"bernoulli": {"mask": "bernoulli"}},
-    "luck": {"own for each": {"shared": False}},
+    "luck": {
+        "own for each": {"shared": False},
+        "own for each, OpenAI-ES": {
+            "shared": False,
+            "strategy": "open_es",
+            "std": 0.015,
+            **ADAM,
+        },
+    },
     "loss window": times("window", 0.5, 2) | {"all steps": {"window": DEFAULT.num_steps}},
     "steps": {
         "16, 24, 32": {"curriculum": (16, 24, 32)},

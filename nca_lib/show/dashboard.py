@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import datetime
 import functools
+import itertools
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, notice, refusals, still
 from nca_lib.target import list_emoji
 
+PIECE = 0.8  # seconds of training between two pictures, at least
 SAMPLE = 32  # most members of a population that are looked at
 ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
 # What may change while it trains, as it is compiled.
@@ -116,7 +118,7 @@ class Training:
         trainer = self.strategy, lambda *args: self.evolve(*args, settings)
         return next(loop.run(self.task, trainer, self.state, [point], self.last, self.measure))
 
-    def advance(self, seconds: float = 0.4) -> None:
+    def advance(self, seconds: float = PIECE) -> None:
         """Train for about so many seconds, and append a row to the history.
 
         Args:
@@ -185,12 +187,12 @@ class Driver:
 
     Args:
         sides: trainings by name.
-        show: draws them.
+        show: draws them; told whether their curves, too.
     """
 
     running: "Driver | None" = None
 
-    def __init__(self, sides: Mapping[str, Training], show: Callable[[], None]):
+    def __init__(self, sides: Mapping[str, Training], show: Callable[..., None]):
         Driver.stop_running()  # it may be of another cell, and out of reach
         self.sides, self.show = sides, show
         self.message, self.stopping, self.thread = ipywidgets.HTML(), threading.Event(), None
@@ -220,7 +222,7 @@ class Driver:
             side.fate = ""
         done = [side.done for side in self.sides.values()]
         check(self.waiting(), "generations", done, "more than are done: raise them, or Reset")
-        Driver.running, self.due = self, 0.0
+        Driver.running = self
         self.stopping.clear()
         self.enable()
         kernel = getattr(get_ipython(), "kernel", None)
@@ -266,15 +268,16 @@ class Driver:
     def train(self, handle_one: Callable[[], None] = lambda: None) -> None:
         """Let the sides train in turn until they are done, or are told to stop."""
         try:
+            seconds, pieces = PIECE, itertools.count()
             while (waiting := self.waiting()) and not self.stopping.is_set():
                 side = min(waiting, key=lambda side: side.last["seconds"])
                 try:
-                    side.advance()
+                    side.advance(seconds)
                 except (RuntimeError, FloatingPointError) as error:
                     side.fate = notice(f"{error} {ADVICE.format(side.done)}")
-                if (began := time.monotonic()) > self.due:
-                    self.show()  # it may cost a tenth of the time, at most
-                    self.due = began + max(0.7, 11 * (time.monotonic() - began))
+                began = time.monotonic()
+                self.show(next(pieces) % 4 == 0)  # the curves cost the most, and change the least
+                seconds = min(max(PIECE, 12 * (time.monotonic() - began)), 2 * PIECE)
                 handle_one()
         finally:
             Driver.running = None
@@ -436,13 +439,14 @@ class _Dashboard:
         if self.trial in self.driver.sides.values() and Driver.running is not self.driver:
             self.show()
 
-    def show(self) -> None:
+    def show(self, curves: bool = True) -> None:
         """Draw the present trial, and its curve over those that are chosen."""
-        trial, coming = self.trial, self.trial.offspring()  # computed while the curves are drawn
-        chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
-        curves = _losses(self.earlier | chosen | self.driver.sides)
-        offspring = _offspring(trial, *jax.device_get(coming))
-        self.view.value = _numbers(trial) + offspring + _growth(trial) + curves
+        trial = self.trial
+        if curves:
+            chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
+            self.curves = _losses(self.earlier | chosen | self.driver.sides)
+        offspring = _offspring(trial, *jax.device_get(trial.offspring()))
+        self.view.value = _numbers(trial) + offspring + _growth(trial) + self.curves
 
 
 def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
@@ -470,10 +474,11 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
         return still(_side_by_side(runs or {}), {}, chapter)
     columns, curves = [], ipywidgets.HTML()
 
-    def show():
+    def show(drawn=True):
         for side, column in zip(driver.sides.values(), columns, strict=True):
             column.children[-1].value = _numbers(side) + _growth(side)
-        curves.value = _losses(driver.sides, "seconds")
+        if drawn:
+            curves.value = _losses(driver.sides, "seconds")
 
     def change(side, name, value):
         trial = driver.sides[side]

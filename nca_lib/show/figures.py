@@ -12,6 +12,7 @@ import mediapy
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike
@@ -215,8 +216,11 @@ def bars_of(counts: np.ndarray, names: Sequence[str], colours: Sequence[tuple]) 
 def figure_of(figure: Figure, alt: str) -> str:
     """A figure as SVG, in the colours of the page around it."""
     buffer = io.StringIO()
+    for part in (figure, *figure.axes):
+        part.patch.set_visible(False)
     with plt.rc_context({"svg.fonttype": "none"}, STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        # Not `savefig`, which draws everything twice.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     # Its style would be for all of a page.
     drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
     drawing = re.sub("#(222222|444444|000000)", "currentColor", drawing)
