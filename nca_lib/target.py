@@ -43,7 +43,7 @@ FLAG = re.compile("([\U0001f1e6-\U0001f1ff]{2,})|\U0001f3f4([\U000e0061-\U000e00
 def list_emoji() -> list[str]:
     """Emoji that ship with the library and need no network, the lizard first.
 
-    Explained in chapter 1, "More targets".
+    Explained in chapter 1, "Your own picture".
 
     Example:
         >>> list_emoji()[0]
