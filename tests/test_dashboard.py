@@ -158,7 +158,7 @@ def test_a_reader_moves_sigma_trains_rewinds_and_lays_trials_over(tab):
     old = tab.locator(OFFSPRING).get_attribute("src")
     slide(tab, "Noise σ", "ArrowLeft")  # nothing trains, and the offspring are others
     tab.wait_for_function(DIFFERS, arg=[OFFSPRING, old])
-    tab.get_by_text("members at σ 0.03:").wait_for()
+    tab.get_by_text("members at σ 0.03 by loss").wait_for()
     tab.get_by_text("Before the first generation").wait_for()
 
     click(tab, "Start")

@@ -22,6 +22,7 @@ from nca_lib.lab.machine import describe_device, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, MEASURED
 from nca_lib.lab.task import Task, initial_weights, make_measure, make_task, make_trainer
 
+ADVICE = "Lower std or learning_rate."
 START = {"generation": 0, "rollouts": 0, "seconds": 0.0}
 
 
@@ -81,17 +82,17 @@ def run(
 
 def _check_alive(metrics: dict, population: int, dead_loss: float, generation: int) -> None:
     """Stop a run that cannot recover: most members explode, or score what an empty grid scores."""
-    where, advice = f"generation {generation}", "Lower std or learning_rate."
+    where = f"generation {generation}"
     if metrics["nonfinite"] > population / 2:
         raise FloatingPointError(
             f"{where}: {metrics['nonfinite']} of {population} members are not finite: patterns "
-            f"explode. {advice}"
+            f"explode. {ADVICE}"
         )
     dead = math.isclose(metrics["fitness_median"], dead_loss, rel_tol=1e-5)
     if dead and metrics["tied"] > population / 2:
         raise RuntimeError(
             f"{where}: most members died (they score {dead_loss:.4f}, the empty grid), and a "
-            f"population with nothing to rank does not find its way back. {advice}"
+            f"population with nothing to rank does not find its way back. {ADVICE}"
         )
 
 

@@ -35,7 +35,10 @@ from nca_lib.target import list_emoji
 
 PIECE = 0.8  # seconds of training between two pictures, at least
 SAMPLE = 32  # most members of a population that are looked at
-ADVICE = "Kept: generation {}. Lower σ or the learning rate and Resume; if the mean is dead, Reset."
+ADVICE = (
+    "Kept, and shown here: generation {}. Lower σ or the learning rate, or take more members, and "
+    "Resume. If the mean grows nothing any more, Reset."
+)
 # What may change while it trains, as it is compiled.
 LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
@@ -274,7 +277,8 @@ class Driver:
                 try:
                     side.advance(seconds)
                 except (RuntimeError, FloatingPointError) as error:
-                    side.fate = notice(f"{error} {ADVICE.format(side.done)}")
+                    told = str(error).removesuffix(loop.ADVICE)
+                    side.fate = notice(told + ADVICE.format(side.done))
                 began = time.monotonic()
                 self.show(next(pieces) % 4 == 0)  # the curves cost the most, and change the least
                 seconds = min(max(PIECE, 12 * (time.monotonic() - began)), 2 * PIECE)
@@ -387,13 +391,18 @@ class _Dashboard:
         self.trial, self.count = trial, self.count + 1
         self.follow()
         for name, old in self.driver.sides.items():
-            if old.done:
-                changed = sorted(vars(old.config).items() - vars(self.first).items())
-                changed = "".join(f", {knobs.label(field)} {value}" for field, value in changed)
-                told = f"{name}: loss {old.last['loss']:.4f}{changed}"
+            if old.done or old.fate:
+                loss = f"loss {old.last['loss']:.4f}" if old.done else "died at once"
+                told = f"{name}: {loss}{self.changed(old)}"
                 self.ledger.options = [*self.ledger.options, (told, old)]
                 self.ledger.value = [old]
+        self.view.value = ""
         self.driver.reset({f"trial {self.count}": trial})
+
+    def changed(self, trial: Training) -> str:
+        """What a trial has set otherwise than the first."""
+        changed = sorted(vars(trial.config).items() - vars(self.first).items())
+        return "".join(f", {knobs.label(field)} {value}" for field, value in changed)
 
     def follow(self) -> None:
         """Let the knobs show what trains."""
@@ -414,8 +423,9 @@ class _Dashboard:
         self.follow()  # where it was refused
 
     def tell(self, story: Mapping) -> None:
-        """Start a story: the first settings, but for what it is about."""
-        self.enter(Training(dataclasses.replace(self.first, **story)))
+        """Start a story: the first settings and the present emoji, but for what it is about."""
+        emoji = self.trial.config.emoji
+        self.enter(Training(dataclasses.replace(self.first, emoji=emoji, **story)))
         self.driver.start()
 
     def restore(self) -> None:
@@ -442,11 +452,13 @@ class _Dashboard:
     def show(self, curves: bool = True) -> None:
         """Draw the present trial, and its curve over those that are chosen."""
         trial = self.trial
-        if curves:
-            chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
+        if curves or self.chosen != self.ledger.label:
+            self.chosen = self.ledger.label
+            chosen = dict(zip(self.chosen, self.ledger.value, strict=True))
             self.curves = _losses(self.earlier | chosen | self.driver.sides)
+        told = _numbers(trial, f"<b>trial {self.count}</b>{self.changed(trial)}: ")
         offspring = _offspring(trial, *jax.device_get(trial.offspring()))
-        self.view.value = _numbers(trial) + offspring + _growth(trial) + self.curves
+        self.view.value = told + offspring + _growth(trial) + self.curves
 
 
 def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
@@ -494,18 +506,19 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
     return kept(ipywidgets.VBox([row, driver.message, grid_of(columns, 250), curves]))
 
 
-def _numbers(side: Training) -> str:
-    """Where a training stands, in a line, and what has become of it."""
+def _numbers(side: Training, title: str = "") -> str:
+    """Where a training stands, in a line."""
     if not side.done:
-        return f"<div>Before the first generation.</div>{side.fate}"
+        return f"<div>{title}Before the first generation.</div>"
     done, rollouts, seconds, loss = (side.last[name] for name in HISTORY[:4])
     total = side.config.generations
     left = datetime.timedelta(seconds=round(max(0, total - done) * seconds / done))
     sigma = f"σ now {np.mean(side.state.std):.2g} · " if hasattr(side.state, "std") else ""
     return (
-        f'<div style="line-height:1.3">generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> '
+        f'<div style="line-height:1.3">{title}generation {done:,} of {total:,} · loss '
+        f"<b>{loss:.4f}</b> "
         f"({loss / side.task.empty_loss():.0%} of an empty grid's) · {sigma}"
-        f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>{side.fate}"
+        f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>"
     )
 
 
@@ -516,14 +529,14 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     wild, dead = ~(fitness < edges[-1]), ~states.any(axis=(1, 2, 3))  # NaN is wild
     bins = np.select([wild, dead], [16, 14], edges[1:].searchsorted(fitness, "right"))
     counts, count = np.bincount(bins, minlength=18), len(bins)
-    told = f"{count} members at σ {side.config.std:g}: "
-    told += f"{counts[14]} dead (grey), {counts[16]} exploded (orange)"
+    told = f"{count} of {side.config.population} members at σ {side.config.std:g} by loss, left is "
+    told += f"better: {counts[14]} dead (grey), {counts[16]} exploded (orange)"
 
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
     grounds = np.array([(255, 255, 255)] * 14 + LOST)[bins[some], None, None] / 255
     sheet = images.contact_sheet(images.to_rgb(framed, grounds, side.config.premultiply), 4)
-    picture = figures.show_images([sheet], told + "; the best first", height=170).data
+    picture = figures.show_images([sheet], told, height=43 * -(-len(some) // 4)).data
     names = [""] * 18
     names[::2] = *(f"{low:.1g}" for low in edges[:-1:2]), "dead", "exploded"
     bars = figures.bars_of(counts, names, [ALIVE] * 14 + LOST)
@@ -531,10 +544,12 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
 
 
 def _growth(side: Run | Training) -> str:
-    """What the mean grows, and the target."""
+    """What the mean grows, the target, and beside them what has become of the training."""
     shown = side.frames(jax.random.key(FRESH))[-1], side.task.target
     pixels = [images.to_rgb(state, premultiplied=side.config.premultiply) for state in shown]
-    return figures.pictures_of(pixels, ["what the mean grows", "target"], 90)
+    pictures = figures.pictures_of(pixels, ["what the mean grows", "target"], 90)
+    row, fate = "display:flex;flex-wrap:wrap;gap:1em", getattr(side, "fate", "")
+    return f'<div style="{row}">{pictures}<div style="flex:1 1 15em">{fate}</div></div>'
 
 
 def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:
