@@ -521,7 +521,7 @@ def test_the_side_that_had_less_time_goes_on_and_what_takes_long_says_so(monkeyp
     def compile(*_):
         said.append(messages(box))
 
-    def advance(self, _):
+    def advance(self):
         assert go.wait(PATIENCE)
         seconds = self.last["seconds"] + lengths[self.config.strategy]
         self.last = self.last | {"seconds": seconds}

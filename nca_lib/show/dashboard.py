@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import datetime
 import functools
-import itertools
 import sys
 import threading
 import time
@@ -33,7 +32,6 @@ from nca_lib.show import figures, knobs
 from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, notice, refusals, still
 from nca_lib.target import list_emoji
 
-PIECE = 0.8  # seconds of training between two pictures, at least
 SAMPLE = 32  # most members of a population that are looked at
 ADVICE = (
     "Kept, and shown here: generation {}. Lower σ or the learning rate, or take more members, and "
@@ -121,7 +119,7 @@ class Training:
         trainer = self.strategy, lambda *args: self.evolve(*args, settings)
         return next(loop.run(self.task, trainer, self.state, [point], self.last, self.measure))
 
-    def advance(self, seconds: float = PIECE) -> None:
+    def advance(self, seconds: float = 0.8) -> None:
         """Train for about so many seconds, and append a row to the history.
 
         Args:
@@ -190,7 +188,7 @@ class Driver:
 
     Args:
         sides: trainings by name.
-        show: draws them; told whether their curves, too.
+        show: draws them; told whether what takes long, too.
     """
 
     running: "Driver | None" = None
@@ -271,17 +269,17 @@ class Driver:
     def train(self, handle_one: Callable[[], None] = lambda: None) -> None:
         """Let the sides train in turn until they are done, or are told to stop."""
         try:
-            seconds, pieces = PIECE, itertools.count()
+            began, drawn = time.monotonic(), 0.0
             while (waiting := self.waiting()) and not self.stopping.is_set():
                 side = min(waiting, key=lambda side: side.last["seconds"])
                 try:
-                    side.advance(seconds)
+                    side.advance()
                 except (RuntimeError, FloatingPointError) as error:
                     told = str(error).removesuffix(loop.ADVICE)
                     side.fate = notice(told + ADVICE.format(side.done))
-                began = time.monotonic()
-                self.show(next(pieces) % 4 == 0)  # the curves cost the most, and change the least
-                seconds = min(max(PIECE, 12 * (time.monotonic() - began)), 2 * PIECE)
+                clock = time.monotonic()
+                self.show(drawn < 0.06 * (clock - began))  # what costs most, while there is time
+                drawn += time.monotonic() - clock
                 handle_one()
         finally:
             Driver.running = None
@@ -449,16 +447,15 @@ class _Dashboard:
         if self.trial in self.driver.sides.values() and Driver.running is not self.driver:
             self.show()
 
-    def show(self, curves: bool = True) -> None:
-        """Draw the present trial, and its curve over those that are chosen."""
-        trial = self.trial
-        if curves or self.chosen != self.ledger.label:
-            self.chosen = self.ledger.label
-            chosen = dict(zip(self.chosen, self.ledger.value, strict=True))
-            self.curves = _losses(self.earlier | chosen | self.driver.sides)
+    def show(self, whole: bool = True) -> None:
+        """Draw the present trial; where whole, or it has changed, with offspring and curves."""
+        trial, of = self.trial, (self.trial.config, self.ledger.label)
+        if whole or of != self.drawn[0]:
+            chosen = dict(zip(self.ledger.label, self.ledger.value, strict=True))
+            offspring = _offspring(trial, *jax.device_get(trial.offspring()))
+            self.drawn = of, offspring, _losses(self.earlier | chosen | self.driver.sides)
         told = _numbers(trial, f"<b>trial {self.count}</b>{self.changed(trial)}: ")
-        offspring = _offspring(trial, *jax.device_get(trial.offspring()))
-        self.view.value = told + offspring + _growth(trial) + self.curves
+        self.view.value = told + self.drawn[1] + _growth(trial) + self.drawn[2]
 
 
 def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
@@ -486,10 +483,10 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
         return still(_side_by_side(runs or {}), {}, chapter)
     columns, curves = [], ipywidgets.HTML()
 
-    def show(drawn=True):
+    def show(whole=True):
         for side, column in zip(driver.sides.values(), columns, strict=True):
             column.children[-1].value = _numbers(side) + _growth(side)
-        if drawn:
+        if whole:
             curves.value = _losses(driver.sides, "seconds")
 
     def change(side, name, value):
