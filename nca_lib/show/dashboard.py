@@ -119,7 +119,7 @@ class Training:
         trainer = self.strategy, lambda *args: self.evolve(*args, settings)
         return next(loop.run(self.task, trainer, self.state, [point], self.last, self.measure))
 
-    def advance(self, seconds: float = 0.8) -> None:
+    def advance(self, seconds: float = 0.9) -> None:
         """Train for about so many seconds, and append a row to the history.
 
         Args:
@@ -278,7 +278,7 @@ class Driver:
                     told = str(error).removesuffix(loop.ADVICE)
                     side.fate = notice(told + ADVICE.format(side.done))
                 clock = time.monotonic()
-                self.show(drawn < 0.06 * (clock - began))  # what costs most, while there is time
+                self.show(drawn < 0.04 * (clock - began))  # what costs most, while there is time
                 drawn += time.monotonic() - clock
                 handle_one()
         finally:
@@ -533,7 +533,9 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
     grounds = np.array([(255, 255, 255)] * 14 + LOST)[bins[some], None, None] / 255
     sheet = images.contact_sheet(images.to_rgb(framed, grounds, side.config.premultiply), 4)
-    picture = figures.show_images([sheet], told, height=43 * -(-len(some) // 4)).data
+    picture = figures.show_images(
+        [sheet], told + "; the best first", height=43 * -(-len(some) // 4)
+    ).data
     names = [""] * 18
     names[::2] = *(f"{low:.1g}" for low in edges[:-1:2]), "dead", "exploded"
     bars = figures.bars_of(counts, names, [ALIVE] * 14 + LOST)
