@@ -422,7 +422,7 @@ def test_a_sigma_that_is_moved_shows_other_offspring_and_trains_nothing():
     box = dashboard.evolution_dashboard(TINY)
     turn(box, Noise_σ=0.001)
     (calm, *_) = pictures(box)
-    members = r"8 members at σ (\S+) by loss.+?: (\d+) dead \(grey\), (\d+) exploded \(orange\)"
+    members = r"8 members at σ (\S+) by loss: (\d+) dead \(grey\), (\d+) exploded \(orange\)"
     assert re.search(members, text(box)).groups() == ("0.001", "0", "0") and Driver.running is None
     turn(box, Noise_σ=1)
     (wild, *_) = pictures(box)

@@ -33,15 +33,14 @@ from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, noti
 from nca_lib.target import list_emoji
 
 SAMPLE = 32  # most members of a population that are looked at
-ADVICE = (
-    "Kept, and shown here: generation {}. Lower σ or the learning rate, or take more members, and "
-    "Resume. If the mean grows nothing any more, Reset."
-)
+ADVICE = "Kept, and shown here: generation {}. Lower σ or the learning rate, or take more members, "
+ADVICE += "and Resume. If the mean grows nothing any more, Reset."
 # What may change while it trains, as it is compiled.
 LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
 ALIVE, LOST = (143, 188, 219), [(128, 128, 128)] * 2 + [(213, 94, 0)] * 2  # colours of members
+CLOSE = '<div style="line-height:1.3">{}</div>'  # lines: those of a widget are far apart
 # One click each: what differs from the start.
 STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
 STORIES |= {"Explodes": {"std": 1}, "Tiny population": {"population": 8}}
@@ -455,7 +454,7 @@ class _Dashboard:
             offspring = _offspring(trial, *jax.device_get(trial.offspring()))
             self.drawn = of, offspring, _losses(self.earlier | chosen | self.driver.sides)
         told = _numbers(trial, f"<b>trial {self.count}</b>{self.changed(trial)}: ")
-        self.view.value = told + self.drawn[1] + _growth(trial) + self.drawn[2]
+        self.view.value = CLOSE.format(told + self.drawn[1] + _growth(trial) + self.drawn[2])
 
 
 def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -> Shown:
@@ -485,7 +484,7 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
 
     def show(whole=True):
         for side, column in zip(driver.sides.values(), columns, strict=True):
-            column.children[-1].value = _numbers(side) + _growth(side)
+            column.children[-1].value = CLOSE.format(_numbers(side) + _growth(side))
         if whole:
             curves.value = _losses(driver.sides, "seconds")
 
@@ -512,8 +511,7 @@ def _numbers(side: Training, title: str = "") -> str:
     left = datetime.timedelta(seconds=round(max(0, total - done) * seconds / done))
     sigma = f"σ now {np.mean(side.state.std):.2g} · " if hasattr(side.state, "std") else ""
     return (
-        f'<div style="line-height:1.3">{title}generation {done:,} of {total:,} · loss '
-        f"<b>{loss:.4f}</b> "
+        f"<div>{title}generation {done:,} of {total:,} · loss <b>{loss:.4f}</b> "
         f"({loss / side.task.empty_loss():.0%} of an empty grid's) · {sigma}"
         f"{rollouts / seconds:,.0f} rollouts/s · {left} left</div>"
     )
@@ -526,16 +524,15 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     wild, dead = ~(fitness < edges[-1]), ~states.any(axis=(1, 2, 3))  # NaN is wild
     bins = np.select([wild, dead], [16, 14], edges[1:].searchsorted(fitness, "right"))
     counts, count = np.bincount(bins, minlength=18), len(bins)
-    told = f"{count} of {side.config.population} members at σ {side.config.std:g} by loss, left is "
-    told += f"better: {counts[14]} dead (grey), {counts[16]} exploded (orange)"
+    told = f"{count} of {side.config.population} members at σ {side.config.std:g} by loss: "
+    told += f"{counts[14]} dead (grey), {counts[16]} exploded (orange)"
 
     some = np.linspace(0, count - 1, min(count, 16)).astype(int)
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
     grounds = np.array([(255, 255, 255)] * 14 + LOST)[bins[some], None, None] / 255
     sheet = images.contact_sheet(images.to_rgb(framed, grounds, side.config.premultiply), 4)
-    picture = figures.show_images(
-        [sheet], told + "; the best first", height=43 * -(-len(some) // 4)
-    ).data
+    height = 43 * -(-len(some) // 4)
+    picture = figures.show_images([sheet], told + "; the best first", height=height).data
     names = [""] * 18
     names[::2] = *(f"{low:.1g}" for low in edges[:-1:2]), "dead", "exploded"
     bars = figures.bars_of(counts, names, [ALIVE] * 14 + LOST)
