@@ -47,6 +47,7 @@ FOLDER = Path(__file__).parents[2] / "nca_lib" / "data"
 HEADER = ["factor", "value", "seed", "rollouts", "loss"]
 DEFAULT = PRESETS["quick"]
 ADAM = {"learning_rate": 0.006, "learning_rate_end": 0.05}  # for variants that use it
+OPEN_ES = {"strategy": "open_es", "std": 0.015, **ADAM}
 
 
 def times(field: str, *factors: float) -> dict[str, dict]:
@@ -98,18 +99,13 @@ STUDY = {
     "channels": {"6": {"channels": 6}, "12": {"channels": 12}},
     # To be read against OpenAI-ES below: Adam takes the length out of the estimate.
     "shaping": {
-        "raw loss": {"shaping": "raw", "strategy": "open_es", "std": 0.015, **ADAM},
-        "standardised": {"shaping": "standardised", "strategy": "open_es", "std": 0.015, **ADAM},
+        "raw loss": {"shaping": "raw", **OPEN_ES},
+        "standardised": {"shaping": "standardised", **OPEN_ES},
     },
     "fire masks": {"bernoulli": {"mask": "bernoulli"}},
     "luck": {
         "own for each": {"shared": False},
-        "own for each, OpenAI-ES": {
-            "shared": False,
-            "strategy": "open_es",
-            "std": 0.015,
-            **ADAM,
-        },
+        "own for each, OpenAI-ES": {"shared": False, **OPEN_ES},
     },
     "loss window": times("window", 0.5, 2) | {"all steps": {"window": DEFAULT.num_steps}},
     "steps": {
@@ -121,8 +117,8 @@ STUDY = {
     # The noise scales are those that did best in a first trial of two or three.
     "strategy": {
         "PGPE": {"strategy": "pgpe", "std_rate": 0.1, "learning_rate": 0.5},
-        "OpenAI-ES": {"strategy": "open_es", "std": 0.015, **ADAM},
-        "OpenAI-ES, no pairs": {"strategy": "open_es", "std": 0.015, "antithetic": False, **ADAM},
+        "OpenAI-ES": OPEN_ES,
+        "OpenAI-ES, no pairs": {"antithetic": False, **OPEN_ES},
         "SNES": {"algorithm": "SNES", "std": 0.05},
         "CR-FM-NES": {"algorithm": "CR_FM_NES", "std": 0.05},
         "sep-CMA-ES": {"algorithm": "Sep_CMA_ES", "std": 0.04},
