@@ -87,8 +87,19 @@ class Reader:
         )
 
     def choose(self, pattern, said=None):
+        """Click on a picture; wait for what the page says, however soon more is said."""
+        self.tab.evaluate(
+            """() => {
+                said = [];
+                const status = document.querySelector(".nca-status");
+                const listen = () => said.push(status.textContent);
+                new MutationObserver(listen).observe(status, { childList: true });
+            }"""
+        )
         self.role("radio", pattern).click()
-        self.wait_for_status(said or f"{pattern}.")
+        self.tab.wait_for_function(
+            "(t) => said.some((message) => message.includes(t))", arg=said or f"{pattern}."
+        )
 
     def pause(self, step=0):
         self.wait_for_step(step)
