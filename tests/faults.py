@@ -430,7 +430,7 @@ def dead(number: int, folder: Path, seed: int) -> int:
             changes = {"std": 5.0, "step_size": 1e6}
         config = dataclasses.replace(TINY, **changes, seed=seed + trial)
         words = "are not finite" if trial % 2 else "members died"
-        with pytest.raises((RuntimeError, ArithmeticError), match=words + ".*Lower std"):
+        with pytest.raises((RuntimeError, ArithmeticError), match=words + ".*Lower sigma"):
             quietly(train.train, config, out, checkpoint_seconds=0)
         check_progress(out, config, 0)
         assert not (out / "run.json").exists(), "a dead run was called complete"

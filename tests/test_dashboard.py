@@ -139,7 +139,7 @@ def numbers(page, condition="true"):
     return found.json_value()
 
 
-OFFSPRING = '.jp-OutputArea img[alt*="the best first"]'
+OFFSPRING = '.jp-OutputArea img[alt*="members at σ"]'
 CURVE = '.jp-OutputArea svg[aria-label^="Loss against rollouts"]'
 DIFFERS = "([what, old]) => document.querySelector(what).getAttribute('src') !== old"
 

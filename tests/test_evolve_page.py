@@ -106,15 +106,22 @@ class Reader:
         """The loss in units of the empty grid's."""
         return float(self.data("loss")) / float(self.data("empty"))
 
-    def wait_for_half(self):
+    def wait_for_first(self):
+        """Until a generation is done; the next ones follow."""
+        self.tab.wait_for_function("() => document.documentElement.dataset.rollouts > 0")
+
+    def wait_for_half(self) -> float:
+        """Until the loss is under half of the empty grid's; its share, which may rise again."""
         self.button("Start").click()
-        self.tab.wait_for_function(
+        share = self.tab.wait_for_function(
             """() => {
                 const { loss, empty, state } = document.documentElement.dataset;
-                return loss < empty / 2 || state === "dead" || state === "exploded";
+                const over = state === "dead" || state === "exploded";
+                return (loss < empty / 2 || over) && loss / empty;
             }"""
-        )
-        assert self.share() < 0.5
+        ).json_value()
+        assert share < 0.5
+        return share
 
     def goal(self) -> np.ndarray:
         """The target as it is shown, straight RGBA in bytes."""
@@ -191,7 +198,7 @@ def test_nothing_blocks_the_page(read, chromium):
     reader.wait_for_rollouts(3_000)
     reader.button("Play with it").click()
     reader.tab.locator(".nca-player canvas").wait_for()
-    assert longest_task(chromium) <= 200  # milliseconds
+    assert longest_task(chromium) <= 3
 
 
 def test_targets_are_those_of_the_library(read):
@@ -404,7 +411,7 @@ def test_what_is_said_of_a_run_is_true_of_it_now(read):
     assert tell(0.5) != worse
     assert tell(2) == worse
     reader.button("Start anew").click()
-    reader.wait_for("rollouts", "64")
+    reader.wait_for_first()
     assert reader.status() != worse
 
 
@@ -452,10 +459,11 @@ def test_a_swipe_that_begins_on_a_slider_scrolls_and_leaves_it(read):
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
     told, first = reader.tab.locator("output[for=evolve-std]"), reader.knob("std")
+    lift = "(e) => { lifted = false; e.addEventListener('pointerup', () => { lifted = true; }); }"
+    reader.tab.locator("#evolve-std").evaluate(lift)
     swipe(-0.2, 0)
-    reader.tab.wait_for_function(
-        "(first) => Number(document.querySelector('#evolve-std').value) > first", arg=float(first)
-    )
+    reader.tab.wait_for_function("() => lifted")
+    assert float(reader.knob("std")) > float(first)
     before, text = reader.knob("std"), told.inner_text()
     place = reader.tab.evaluate("scrollY")
     swipe(-0.6, -300)
@@ -593,6 +601,7 @@ def test_the_mean_is_mostly_seen_grown_and_tells_its_step(read):
         """(link) => {
             const [model, growth] = [NCA.fromLink(link), new Views.Growth()];
             growth.show(model, model.size + 2 * model.padding);
+            growth.last = 0; // a clock of whole numbers, which sums do not round
             const seen = Array.from({ length: 1000 }, () => {
                 growth.run(growth.last + 40);
                 return [growth.count, growth.counter.textContent];
@@ -610,11 +619,11 @@ def test_the_mean_is_mostly_seen_grown_and_tells_its_step(read):
 def test_the_count_moves_while_the_live_region_rests(read):
     reader = read()
     reader.button("Start").click()
-    reader.wait_for("rollouts", "64")
+    reader.wait_for_first()
     spoken = reader.status()
     reader.wait_for_rollouts(256)
     counter = reader.tab.locator(".evolve-said .nca-counter")
-    assert reader.data("rollouts") in counter.inner_text()
+    assert f"{int(reader.data('rollouts')):,}" in counter.inner_text()
     assert counter.locator("xpath=ancestor-or-self::*[@role='status' or @aria-live]").count() == 0
     assert spoken and reader.tab.locator(".evolve-said .nca-status").count() == 1
 

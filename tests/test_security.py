@@ -110,8 +110,16 @@ def test_what_the_theme_offers_works(root, tab):
     assert folded.evaluate("(details) => details.open")
     cell = tab.locator("div.highlight", has_text="STEPS = 32").first
     cell.hover()
-    cell.locator("xpath=..").get_by_role("button", name="Copy").click()
-    tab.wait_for_function("() => document.querySelector('button.copybtn.success')")
+    button = cell.locator("xpath=..").get_by_role("button", name="Copy")
+    button.evaluate(  # which says so for a moment only
+        """(button) => {
+            copied = false;
+            const look = () => { copied ||= button.classList.contains("success"); };
+            new MutationObserver(look).observe(button, { attributes: true });
+        }"""
+    )
+    button.click()
+    tab.wait_for_function("() => copied")
     assert "STEPS = 32" in tab.evaluate("navigator.clipboard.readText()")
 
 
