@@ -22,7 +22,7 @@ from nca_lib.lab.machine import describe_device, memory_needed, plan_chunk
 from nca_lib.lab.runs import HISTORY, MEASURED
 from nca_lib.lab.task import Task, initial_weights, make_measure, make_task, make_trainer
 
-ADVICE = "Lower std or learning_rate."
+ADVICE = "Lower sigma (std) or the learning rate, or take more members."
 START = {"generation": 0, "rollouts": 0, "seconds": 0.0}
 
 

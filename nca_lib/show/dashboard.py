@@ -7,13 +7,13 @@ dashboard and the duel show a finished run instead; see `nca_lib.show.widgets`.
 import atexit
 import contextlib
 import copy
-import dataclasses
 import datetime
 import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,13 +33,12 @@ from nca_lib.show.knobs import Shown, grid_of, is_static, kept, make_knobs, noti
 from nca_lib.target import list_emoji
 
 SAMPLE = 32  # most members of a population that are looked at
-ADVICE = "Kept, and shown here: generation {}. Lower σ or the learning rate, or take more members, "
-ADVICE += "and Resume. If the mean grows nothing any more, Reset."
 # What may change while it trains, as it is compiled.
 LIVE = {"std": 1.0, "std_rate": 1.0, "learning_rate": 1.0, "generations": 1}
 ANEW = ("population", "num_steps", "window", "channels", "hidden")
 ALIKE = ("goal", "emoji", "size", "padding", "premultiply", "num_steps", "window")  # in a duel
 ALIVE, LOST = (143, 188, 219), [(128, 128, 128)] * 2 + [(213, 94, 0)] * 2  # colours of members
+ROW = '<div style="display:flex;flex-wrap:wrap;gap:1em">{}{}</div>'
 CLOSE = '<div style="line-height:1.3">{}</div>'  # lines: those of a widget are far apart
 # One click each: what differs from the start.
 STORIES = {"Good": {}, "Too small": {"std": 0.001, "std_rate": 0}, "Dies": {"std": 0.5}}
@@ -89,7 +88,7 @@ class Training:
 
     def __init__(self, config: Config):
         live = {} if config.strategy == "backprop" else LIVE
-        self.config, parts = config, set_up(dataclasses.replace(config, **live))
+        self.config, parts = config, set_up(replace(config, **live))
         self.task, self.strategy, self.evolve, self.measure, self.grow, self.ask = parts
         self.settings = {name: vars(config)[name] for name in LIVE} | live
         self.last, self.history = loop.START, {name: [] for name in HISTORY}
@@ -130,7 +129,7 @@ class Training:
         wanted = {name: vars(self.config)[name] for name in LIVE}
         if wanted != self.settings:
             before = copy.copy(self)
-            before.config = dataclasses.replace(self.config, **self.settings)
+            before.config = replace(self.config, **self.settings)
             self.past = [*self.past, before] if self.done else []
             self.state, self.settings = self.tuned(wanted["std"]), wanted
         count = min(int(self.done * seconds / (self.last["seconds"] or 1)), 4 * self.done)
@@ -171,7 +170,7 @@ class Training:
         held, begun = [*self.past, self], [0, *(before.done for before in self.past)]
         changes = [{"generation": n, **one.settings} for n, one in zip(begun, held, strict=True)]
         first = held[0].settings | {"generations": self.done}
-        task = self.task._replace(config=dataclasses.replace(self.config, **first))
+        task = self.task._replace(config=replace(self.config, **first))
         mean, std = self.strategy.mean(self.state), self.strategy.std(self.state)
         told = {"device": machine.describe_device(), "command": None, "changes": changes}
         write_run(out, task, mean, std, [*zip(*self.history.values(), strict=True)], told)
@@ -212,8 +211,8 @@ class Driver:
 
     def waiting(self) -> list[Training]:
         """Those that live, and have generations left."""
-        sides = self.sides.values()
-        return [side for side in sides if not side.fate and side.done < side.config.generations]
+        living = (side for side in self.sides.values() if not side.fate)
+        return [side for side in living if side.done < side.config.generations]
 
     def start(self) -> None:
         """Let the sides train, or train on."""
@@ -274,8 +273,8 @@ class Driver:
                 try:
                     side.advance()
                 except (RuntimeError, FloatingPointError) as error:
-                    told = str(error).removesuffix(loop.ADVICE)
-                    side.fate = notice(told + ADVICE.format(side.done))
+                    told = f"{error} Kept, and shown here: generation {side.done}. Then Resume, or "
+                    side.fate = notice(told + "Reset, if the mean grows nothing any more.")
                 clock = time.monotonic()
                 self.show(drawn < 0.04 * (clock - began))  # what costs most, while there is time
                 drawn += time.monotonic() - clock
@@ -320,9 +319,7 @@ def _events(kernel: Any) -> Iterator[Callable[[], None]]:
             kernel.schedule_dispatch(run, *request)
 
 
-def evolution_dashboard(
-    config: Config = PRESETS["pocket"], run: Run | None = None, folder: str = "my-run"
-) -> Shown:
+def evolution_dashboard(config: Config = PRESETS["pocket"], run: Run | None = None) -> Shown:
     """Evolve a rule in the notebook, and turn the knobs while it learns.
 
     It needs nothing from the cells before it. Making a dashboard stops what trains in another.
@@ -331,7 +328,6 @@ def evolution_dashboard(
     Args:
         config: where the knobs begin; fields without a knob stay as they are here.
         run: a finished run, drawn beside the new one. It is what the static book shows.
-        folder: where "Save" begins to write to: a run folder, see `nca_lib.lab.runs.load_run`.
 
     Returns:
         Knobs, buttons, members of the coming generation by loss (the dead framed grey, the exploded
@@ -348,20 +344,20 @@ def evolution_dashboard(
         told = knobs.settings(config, (*LIVE, *ANEW))
         shown = still(_side_by_side(earlier), told, "05_es_training").data
         return HTML(f'<div class="nca-evolve" data-size="small">{shown}</div>')  # without scripts
-    return _Dashboard(config, earlier, folder).box
+    return _Dashboard(config, earlier).box
 
 
 class _Dashboard:
     """The knobs, the ledger of trials, and what is to be seen of the present one."""
 
-    def __init__(self, config: Config, earlier: Mapping[str, Run], folder: str):
+    def __init__(self, config: Config, earlier: Mapping[str, Run]):
         self.first, self.earlier, self.count = config, earlier, 0
         emoji = config.emoji, list(dict.fromkeys([config.emoji, *list_emoji()]))
         given = knobs.settings(config, (*LIVE, *ANEW)) | {"emoji": emoji}
         self.knobs, self.view = make_knobs(given, self.turned), ipywidgets.HTML()
         self.ledger = ipywidgets.SelectMultiple(layout={"width": "auto", "height": "4.5em"})
         self.ledger.observe(lambda _: self.redraw(), "value")
-        self.folder = ipywidgets.Text(folder, description="Folder", layout={"flex": "1 1 9em"})
+        self.folder = ipywidgets.Text("my-run", description="Folder", layout={"flex": "1 1 9em"})
         self.driver = Driver({}, self.show)
         self.enter(Training(config))
         self.box = kept(grid_of([self.controls(), self.view], 400))
@@ -378,9 +374,10 @@ class _Dashboard:
         for name in LIVE:
             says = f'<p style="line-height:1.2;margin:0">{knobs.page_knobs()[name][2]}</p>'
             rows += [self.knobs[name], ipywidgets.HTML(says)]
-        rows += [ipywidgets.HTML("<b>These begin a new trial:</b>")]
-        rows += [grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190), self.ledger]
-        return ipywidgets.VBox([*rows, row([*acts[2:5], self.folder])])
+        says = "<b>These begin a new trial</b>, as Reset does. Rewind undoes a change."
+        anew = grid_of([self.knobs[name] for name in (*ANEW, "emoji")], 190)
+        rows += [ipywidgets.HTML(says), anew, self.ledger, row([*acts[2:5], self.folder])]
+        return ipywidgets.VBox(rows)
 
     def enter(self, trial: Training) -> None:
         """Begin with a trial; that before it goes to the ledger."""
@@ -390,8 +387,8 @@ class _Dashboard:
         for name, old in self.driver.sides.items():
             if old.done or old.fate:
                 loss = f"loss {old.last['loss']:.4f}" if old.done else "died at once"
-                told = f"{name}: {loss}{self.changed(old)}"
-                self.ledger.options = [*self.ledger.options, (told, old)]
+                entry = f"{name}: {loss}{self.changed(old)}", old
+                self.ledger.options = [*self.ledger.options, entry]
                 self.ledger.value = [old]
         self.view.value = ""
         self.driver.reset({f"trial {self.count}": trial})
@@ -411,7 +408,7 @@ class _Dashboard:
         if vars(self.trial.config)[name] == value:
             return
         with refusals(self.driver.message):
-            config = dataclasses.replace(self.trial.config, **{name: value})
+            config = replace(self.trial.config, **{name: value})
             if name in LIVE:
                 self.trial.config = config
                 self.redraw()
@@ -421,8 +418,7 @@ class _Dashboard:
 
     def tell(self, story: Mapping) -> None:
         """Start a story: the first settings and the present emoji, but for what it is about."""
-        emoji = self.trial.config.emoji
-        self.enter(Training(dataclasses.replace(self.first, emoji=emoji, **story)))
+        self.enter(Training(replace(self.first, emoji=self.trial.config.emoji, **story)))
         self.driver.start()
 
     def restore(self) -> None:
@@ -490,7 +486,7 @@ def duel(configs: Mapping[str, Config], runs: Mapping[str, Run] | None = None) -
 
     def change(side, name, value):
         trial = driver.sides[side]
-        trial.config = dataclasses.replace(trial.config, **{name: value})
+        trial.config = replace(trial.config, **{name: value})
 
     driver = Driver({name: Training(config) for name, config in configs.items()}, show)
     for name, config in configs.items():
@@ -531,12 +527,11 @@ def _offspring(side: Training, fitness: np.ndarray, states: np.ndarray) -> str:
     framed = np.pad(states[some], [(0, 0), (3, 3), (3, 3), (0, 0)])
     grounds = np.array([(255, 255, 255)] * 14 + LOST)[bins[some], None, None] / 255
     sheet = images.contact_sheet(images.to_rgb(framed, grounds, side.config.premultiply), 4)
-    height = 43 * -(-len(some) // 4)
-    picture = figures.show_images([sheet], told + "; the best first", height=height).data
+    picture = figures.show_images([sheet], told, height=43 * -(-len(some) // 4)).data
     names = [""] * 18
     names[::2] = *(f"{low:.1g}" for low in edges[:-1:2]), "dead", "exploded"
     bars = figures.bars_of(counts, names, [ALIVE] * 14 + LOST)
-    return f'{told}<div style="display:flex;flex-wrap:wrap;gap:1em">{picture}{bars}</div>'
+    return told + ROW.format(picture, bars)
 
 
 def _growth(side: Run | Training) -> str:
@@ -544,8 +539,7 @@ def _growth(side: Run | Training) -> str:
     shown = side.frames(jax.random.key(FRESH))[-1], side.task.target
     pixels = [images.to_rgb(state, premultiplied=side.config.premultiply) for state in shown]
     pictures = figures.pictures_of(pixels, ["what the mean grows", "target"], 90)
-    row, fate = "display:flex;flex-wrap:wrap;gap:1em", getattr(side, "fate", "")
-    return f'<div style="{row}">{pictures}<div style="flex:1 1 15em">{fate}</div></div>'
+    return ROW.format(pictures, getattr(side, "fate", ""))
 
 
 def _losses(sides: Mapping[str, Run | Training], x: str = "rollouts") -> str:

@@ -62,10 +62,10 @@ def clickable(picture: str) -> str:
     if is_static():
         return picture
     script = (
-        "const b = this.querySelector('img, svg').getBoundingClientRect(),"
-        "i = this.closest('.nca-box').querySelector('.widget-text input');"
-        "i.value = [(event.x - b.x) / b.width, (event.y - b.y) / b.height, event.timeStamp]"
-        ".join(' '); i.dispatchEvent(new Event('change', {bubbles: true}))"
+        "const b = this.querySelector('img, svg').getBoundingClientRect(), e = event,"
+        "i = this.closest('.nca-box').querySelector('.widget-text input'); i.value = [(e.x - b.x)"
+        "/ b.width, (e.y - b.y) / b.height, e.timeStamp].join(' ');"
+        "i.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     return f'<div onclick="{script}" style="cursor:crosshair;display:table">{picture}</div>'
 
@@ -115,7 +115,7 @@ def make_knobs(knobs: Mapping[str, tuple], changed: Callable) -> dict[str, ipywi
             choice = ipywidgets.SelectionSlider(options=choice, value=value)
         knob = made[name] = ipywidgets.interactive.widget_from_abbrev(choice, value)
         knob.description, knob.layout.width = label(name), "auto"
-        knob.style.description_width = "auto"
+        knob.style.description_width, knob.tooltip = "auto", page_knobs().get(name, [""])[-1]
         knob.continuous_update = name == "step"  # which is scrubbed through
         knob.observe(lambda change, name=name: changed(name, change.new), "value")
     return made
@@ -128,8 +128,7 @@ def page_knobs() -> dict[str, tuple]:
     knob = r'(\w+): \{\s+label: "(.*?)",(?:\s+values: \[(.*?)\],)?.*?says:\s+"(.*?)"'
     found = {k: (a, json.loads(f"[{v}]"), b) for k, a, v, b in re.findall(knob, text, re.S)}
     counts = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
-    says = "When it ends. Towards the end the steps get smaller."
-    return found | {"generations": ("Generations", counts, says)}
+    return found | {"generations": ("Generations", counts, "When it ends, in ever smaller steps.")}
 
 
 def settings(config: Config, names: Iterable[str]) -> dict[str, tuple]:
@@ -169,5 +168,5 @@ def still(content: str, knobs: Mapping[str, tuple], chapter: str) -> HTML:
 
 def notice(text: object) -> str:
     """A message, on yellow."""
-    style = "background:#fff3cd;color:#222;padding:.25em .5em;margin:0"
+    style = "background:#fff3cd;color:#222;padding:.25em .5em;margin:0;flex:1 15em;align-self:start"
     return f'<p role="status" style="{style}">{html.escape(str(text))}</p>'

@@ -8,7 +8,6 @@ picture has a link to its chapter there.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,22 +32,15 @@ AREA = (0.13, 0.18, 0.58, 0.74)  # of the landscape: where its axes lie
 KERNEL_NAMES = ("identity", "Sobel y", "Sobel x")
 
 
-def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
+def target_explorer() -> Shown:
     """See what becomes of an emoji on the way to a target.
 
     Explained in chapter 1, "All of it at once".
 
-    Args:
-        emoji: the choice; default those that are bundled. Any other can be typed.
-
     Returns:
-        Target and channel planes, with knobs for emoji, size, padding, alpha and background.
-
-    Raises:
-        ValueError: emoji is not a list of some.
+        Target and channel planes, with knobs for emoji (those that are bundled, or any other as it
+        is typed), size, padding, alpha and background.
     """
-    emoji = list_emoji() if emoji is None else emoji
-    check(isinstance(emoji, list | tuple) and emoji, "emoji", emoji, "a list of some")
     grounds = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "checks": None}
 
     def draw(emoji, typed, size, padding, alpha, background):
@@ -61,7 +53,7 @@ def target_explorer(emoji: Sequence[str] | None = None) -> Shown:
         titles = [f"target {target.shape}, empty grid {empty_loss(target):.4f}", *"RGB", "alpha"]
         return pictures_of([images.to_rgb(target, ground, premultiply), *planes], titles, 150)
 
-    given = dict(emoji=(emoji[0], [*emoji, "as typed"]), typed=("", ""), size=(24, (8, 96, 1)))
+    given = dict(emoji=("🦎", [*list_emoji(), "as typed"]), typed=("", ""), size=(24, (8, 96, 1)))
     given |= dict(padding=(4, (0, 24, 1)), alpha=("premultiplied", ["premultiplied", "straight"]))
     return explorer(draw, "01_dataset", **given, background=("white", list(grounds)))
 
@@ -131,9 +123,8 @@ def step_explorer(model: NCA, state: ArrayLike, fire: ArrayLike) -> Shown:
 
     def draw(row, column):
         here = row, column
-        pictures = [images.to_rgb(state), images.to_rgb(after)]
-        for picture in pictures:
-            picture[here] = (255, 0, 255)
+        pictures = images.to_rgb(np.stack([state, after]))
+        pictures[:, row, column] = (255, 0, 255)
         answers = [f"{name}: <b>{('no', 'yes')[int(m[here])]}</b>" for name, m in masks.items()]
         around = np.pad(state[..., -1], 1)[row : row + 3, column : column + 3]
         views = np.asarray(perception[here]).reshape(-1, C)
@@ -197,11 +188,8 @@ def loss_explorer(run: Run, side: int = 25) -> Shown:
         losses, states = live(direction, np.array([[point]]), T)
         title = f"at the white point, loss {losses[0, 0, -width:].mean():.3g}"
         told = f"window: {curve[first : end + 1].mean():.4g}"
-        return (
-            _draw_life(curve, empty, (first, end), told)
-            + clickable(plane)
-            + pictures_of([images.to_rgb(states[0, 0])], [title], 220)
-        )
+        picture = pictures_of([images.to_rgb(states[0, 0])], [title], 220)
+        return _draw_life(curve, empty, (first, end), told) + clickable(plane) + picture
 
     def click(_, x, y):
         across, up = (x - AREA[0]) / AREA[2], (1 - y - AREA[1]) / AREA[3]
@@ -236,13 +224,11 @@ def _live(config: Config, params: Any, direction: int, points: ArrayLike, num_st
 def _draw_landscape(levels: np.ndarray, empty: float, extent: tuple, point: tuple) -> str:
     """The losses around a rule, and where one stands; what exploded is orange, what died grey."""
     dead, wild = np.isclose(levels, empty, rtol=1e-5), ~(levels < 4 * empty)  # NaN is wild
-    shown, figure = (
-        np.select([dead, wild], [np.nan, 8 * empty], levels),
-        Figure(figsize=(6, 3.6), layout="none"),
-    )
+    figure = Figure(figsize=(6, 3.6), layout="none")
     axes = figure.add_axes(AREA)
     colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="#808080")
     scale = {"norm": "log", "vmin": empty / 16, "vmax": 4 * empty}
+    shown = np.select([dead, wild], [np.nan, 8 * empty], levels)
     image = axes.imshow(shown, colours, extent=extent, aspect="auto", **scale)
     axes.plot(*point, "o", color="white", markeredgecolor="black")
     told = f"exploded (orange) {wild.mean():.0%}, dead (grey) {dead.mean():.0%}"
@@ -286,13 +272,12 @@ def growth_player(run: Run) -> Shown:
         """Of one setting all pixels, (4T + 1, H', W', 3), and the losses and their curve."""
         wound = disc(height, width, row, column, radius)[..., None]
         after = grow(np.where(wound, 0.0, whole[:, when]), np.roll(fires, -when, axis=1))
-        states = np.concatenate([whole[:, :when], after[:, : 4 * T + 1 - when]], axis=1)
-        states = states.swapaxes(0, 1)
+        parts = [whole[:, :when], after[:, : 4 * T + 1 - when]]
+        states = np.concatenate(parts, axis=1).swapaxes(0, 1)
+        pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
         if view in names:
             values = np.nan_to_num(states[..., names.index(view)])
             pixels = heat(values, max(1.0, np.abs(values[:T]).max()))
-        else:
-            pixels = images.to_rgb(states, premultiplied=run.config.premultiply)
         losses = np.asarray(mse(states, run.target)).mean(axis=1)
         curve = _draw_life(losses, run.task.empty_loss(), (when, when + 1), "wound")
         return images.contact_sheet(pixels, 4), losses, curve

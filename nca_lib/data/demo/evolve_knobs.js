@@ -19,7 +19,7 @@ var Knobs = (() => {
       label: "Noise σ",
       values: [0.001, 0.003, 0.01, 0.02, 0.03, 0.035, 0.05, 0.1, 0.2, 0.5, 1],
       isNear: true,
-      says: "How far the variations lie from the mean at first. Too far, and all of them die or explode.",
+      says: "How far the variations lie from the mean. Too far, and all of them die or explode.",
       link: BY_HAND + "the-estimator-and-its-mirror-image",
     },
     learning_rate: {
