@@ -441,7 +441,7 @@ def test_a_story_takes_one_click(story, wait_for_pieces):
     clicked(box, story)
     if story == "Dies":
         Driver.running.thread.join(PATIENCE)
-        assert re.search(r"most members died .*Kept.*: generation \d+", messages(box))
+        assert re.search(r"most members died .*Generation \d+ is kept", messages(box))
         assert "step_size" not in messages(box)  # which has no knob
         turn(box, Noise_σ=0.02)
         clicked(box, *{"Start", "Resume"} & enabled(box))  # as the message says

@@ -91,8 +91,8 @@ def _check_alive(metrics: dict, population: int, dead_loss: float, generation: i
     dead = math.isclose(metrics["fitness_median"], dead_loss, rel_tol=1e-5)
     if dead and metrics["tied"] > population / 2:
         raise RuntimeError(
-            f"{where}: most members died (they score {dead_loss:.4f}, the empty grid), and a "
-            f"population with nothing to rank does not find its way back. {ADVICE}"
+            f"{where}: most members died (they score {dead_loss:.4f}, the empty grid). "
+            f"Where there is nothing to rank, nothing leads back. {ADVICE}"
         )
 
 

@@ -273,8 +273,8 @@ class Driver:
                 try:
                     side.advance()
                 except (RuntimeError, FloatingPointError) as error:
-                    told = f"{error} Kept, and shown here: generation {side.done}. Then Resume, or "
-                    side.fate = notice(told + "Reset, if the mean grows nothing any more.")
+                    left = f"Generation {side.done} is kept and shown: Resume from it, or Reset"
+                    side.fate = notice(f"{error} {left} if nothing grows there.")
                 clock = time.monotonic()
                 self.show(drawn < 0.04 * (clock - began))  # what costs most, while there is time
                 drawn += time.monotonic() - clock
@@ -387,8 +387,7 @@ class _Dashboard:
         for name, old in self.driver.sides.items():
             if old.done or old.fate:
                 loss = f"loss {old.last['loss']:.4f}" if old.done else "died at once"
-                entry = f"{name}: {loss}{self.changed(old)}", old
-                self.ledger.options = [*self.ledger.options, entry]
+                self.ledger.options += ((f"{name}: {loss}{self.changed(old)}", old),)
                 self.ledger.value = [old]
         self.view.value = ""
         self.driver.reset({f"trial {self.count}": trial})
