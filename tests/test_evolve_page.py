@@ -165,10 +165,14 @@ class Reader:
 
 
 @pytest.fixture
-def read(chromium):
-    """Opens the page; whatever a test does, it may not complain or ask anybody for anything."""
+def built():
     if "book/evolve.html" not in PAGES:
         skip_or_fail(f"no page with evolution at {HTML}; build it first with `make book`")
+
+
+@pytest.fixture
+def read(chromium, built):
+    """Opens the page; whatever a test does, it may not complain or ask anybody for anything."""
     readers = []
 
     def open_page(fragment="", **context):
@@ -648,7 +652,7 @@ def test_all_of_it_can_be_used_by_everybody(read, theme, width, height):
     reader.troubles.clear()  # axe-core asks for styles, which pages on disk may not
 
 
-def test_the_page_is_light():
+def test_the_page_is_light(built):
     names = re.findall(
         r'src="\.\./_static/([\w-]+\.js)', (HTML / "book" / "evolve.html").read_text()
     )
