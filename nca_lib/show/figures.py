@@ -193,9 +193,11 @@ def curves_of(histories: Mapping, x: str, empty: float, alt: str, spans: Iterabl
     figure = plot_losses(histories, x, {"empty grid": empty})
     axes, plain = figure.axes[0], {"major_formatter": "{x:g}", "minor_locator": NullLocator()}
     # Training waits for this: nothing is laid out or typeset that has to be measured before.
+    rows = -(-(len(histories) + 1) // 3)  # of the legend, which lies above
     figure.set(layout_engine="none", size_inches=(6, 2.2))
-    axes.set(position=(0.14, 0.25, 0.83, 0.72), xscale="linear" if x == "step" else "log")
-    axes.legend(loc="lower left", frameon=False)
+    axes.set(position=(0.14, 0.25, 0.83, 0.74 - 0.1 * rows))
+    axes.set_xscale("linear" if x == "step" else "log")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, frameon=False)
     axes.xaxis.set(**plain)
     axes.yaxis.set(**plain, major_locator=LogLocator(subs=(1, 2, 5)))
     for span in spans:
