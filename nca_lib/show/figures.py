@@ -225,7 +225,7 @@ def figure_of(figure: Figure, alt: str) -> str:
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     # Its style would be for all of a page.
     drawing = re.sub(r"<(style|metadata).*?</\1>", "", buffer.getvalue(), flags=re.S)
-    drawing = re.sub("#(222222|444444|000000)", "currentColor", drawing)
+    drawing = re.sub("#(222222|444444|666666|000000)", "currentColor", drawing)
     drawing = drawing.replace("#dddddd", "rgba(128,128,128,.3)")
     look = 'style="max-width:100%;height:auto;fill:currentColor;stroke-linejoin:round"'
     return f'<svg role="img" aria-label="{html.escape(alt)}" {look} {drawing.partition("<svg ")[2]}'
