@@ -29,7 +29,7 @@ class Strategy(NamedTuple):
     Explained in chapter 4, "Ask, evaluate, tell".
     """
 
-    algorithm: Any  #: of evosax: `ask` and `tell`
+    algorithm: Any  #: of evosax, with `ask` and `tell`
     params: Any  #: its settings, a pytree
     whitens: bool = False  #: whether the optimizer's state begins with a `Whitening`
     pools: bool = False  #: whether it ends with a pool of grown states, see `nca_lib.pool`

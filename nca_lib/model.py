@@ -39,7 +39,7 @@ PRECISIONS = {
     "bfloat16": (jnp.bfloat16, None),  # 7 bits
 }
 
-#: Most numbers in one array, half a gigabyte: more is a slip of the hand.
+#: Most numbers in one array, half a gigabyte. More is a slip of the hand.
 MAX_ELEMENTS = 2**27
 
 # Activations of the hidden layer computed at once. Of a larger product a CPU's matrix library keeps

@@ -51,8 +51,9 @@ def hindmost(state: State, surrogate: str = "") -> Float[Array, ""]:
     The body is where alpha is over one half. The last of its cells counts, so that it is not
     enough to grow to the right: whatever was on the left has to go. It is minus the number of
     columns between the start (W // 2) and the leftmost cell of the body; without a body W // 2.
-    The curve of a surrogate is a soft minimum of columns, weighted by alpha. Explained in chapter
-    9, "Walk to the right".
+    The curve of a surrogate is a soft minimum of columns, weighted by alpha.
+
+    Explained in chapter 9, "Walk to the right".
     """
     alpha, half = state[..., -1], state.shape[1] // 2
     column = jnp.arange(state.shape[1], dtype=jnp.float32) - half

@@ -55,8 +55,8 @@ def encode_weights(exact: np.ndarray, dtype: str) -> dict:
         dtype: one of `DTYPES`.
 
     Returns:
-        The record's fields: base64 of little-endian numbers, their checksums, and the largest error
-        that the dtype makes.
+        Fields of the record, which are base64 of little-endian numbers, their checksums, and the
+        largest error that the dtype makes.
 
     Raises:
         ValueError: a weight is not finite, or not in this dtype.

@@ -189,7 +189,7 @@ class Run(NamedTuple):
     """
 
     folder: Path  #: where its files are
-    info: dict  #: run.json: provenance, final losses, the command that reproduces it
+    info: dict  #: run.json, with provenance, final losses, the command that reproduces it
     config: Config  #: what was trained
     task: Task  #: target, start and rule of the configuration
     params: Any  #: trained weights, a pytree like task.params

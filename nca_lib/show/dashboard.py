@@ -51,7 +51,7 @@ def set_up(config: Config) -> tuple:
     """Set up a training, once for each kind of it: see `Training`.
 
     Returns:
-        Its task and strategy, and what is compiled: `evolve` of `nca_lib.evolution.make_evolve`,
+        Its task and strategy, then what is compiled, `evolve` of `nca_lib.evolution.make_evolve`,
         `measure` (params, keys) -> losses, `frames` (params, key) -> every state of a life, and
         `offspring` (state, key) -> fitness and last states, the best first.
     """

@@ -280,7 +280,7 @@ var Views = (() => {
       const name = (kind, points) => {
         const [text, below] = LABELS[kind];
         const [left, top] = points.split(" ").at(-1).split(",").map(Number);
-        return label(kind, text, left, top + below);
+        return label(kind, text, left, Math.min(top + below, height - BOTTOM - 3));
       };
       const placed = this.lines.map(({ kind, points }) => [kind, place(points)]);
       this.plot.replaceChildren(
