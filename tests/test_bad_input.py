@@ -377,7 +377,6 @@ def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
         ("model", widgets.step_explorer, value, state, np.zeros((4, 4), bool)),
         ("state", widgets.step_explorer, run.task.merge(run.params), value, value),
         ("fire", widgets.step_explorer, run.task.merge(run.params), state, value),
-        *([] if isinstance(value, list) else [("emoji", widgets.target_explorer, value)]),
     ]
     for name, call, *arguments in calls:
         with refuses(name=name):
