@@ -62,10 +62,10 @@ def clickable(picture: str) -> str:
     if is_static():
         return picture
     script = (
-        "const b = this.querySelector('img, svg').getBoundingClientRect(), e = event,"
-        "i = this.closest('.nca-box').querySelector('.widget-text input'); i.value = [(e.x - b.x)"
-        "/ b.width, (e.y - b.y) / b.height, e.timeStamp].join(' ');"
-        "i.dispatchEvent(new Event('change', {bubbles: true}))"
+        "const b = this.querySelector('img, svg').getBoundingClientRect(),"
+        "i = this.closest('.nca-box').querySelector('.widget-text input');"
+        "i.value = [(event.x - b.x) / b.width, (event.y - b.y) / b.height, event.timeStamp]"
+        ".join(' '); i.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     return f'<div onclick="{script}" style="cursor:crosshair;display:table">{picture}</div>'
 
