@@ -104,8 +104,9 @@ LOOP = "() => { let x = 1; for (let i = 0; i < 3e7; i++) x = Math.fround(x + i /
 def longest_task(chromium) -> float:
     """How long the main thread was kept, at most, since `start_tracing` of "toplevel".
 
-    In units of a loop that a common core runs in some 70 milliseconds: this core may be slower. By
-    the time that a task computes, not by the clock: others may keep the machine busy.
+    In units of `LOOP`, which this core runs beside it: one on which it took 100 milliseconds had
+    its longest tasks at 70 to 175. By the time that a task computes, not by the clock: others may
+    keep the machine busy.
     """
 
     def stop() -> list[float]:
