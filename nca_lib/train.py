@@ -44,11 +44,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--out", required=True, help="run folder, made if needed")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--chunk", type=int, help="members a device computes side by side")
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="join the other processes of this SLURM or other job",
-    )
+    parser.add_argument("--distributed", action="store_true", help="join the job's other processes")
     for field in dataclasses.fields(Config):
         flag = "--" + field.name.replace("_", "-")
         kind = _boolean if field.type is bool else field.type

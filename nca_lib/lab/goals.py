@@ -83,15 +83,12 @@ def life_step(grid: Float[Array, "H W"], surrogate: str = "") -> Float[Array, "H
     return decide((count == 3) | ((count == 2) & (grid > 0)), soft, surrogate)
 
 
-def place(body: Float[Array, "h w"], size: int = WORLD) -> Float[Array, "{size} {size}"]:
+def place(body: Float[Array, "h w"]) -> Float[Array, "n n"]:
     """Put a pattern in the middle of an empty grid; all sides are even.
 
     Explained in chapter 9, "A goal inside a game".
     """
-    height, width = body.shape
-    above, left = (size - height) // 2, (size - width) // 2
-    grid = jnp.zeros((size, size), body.dtype)
-    return grid.at[above : above + height, left : left + width].set(body)
+    return jnp.pad(body, [((WORLD - side) // 2,) * 2 for side in body.shape])
 
 
 def methuselah(state: State, surrogate: str = "") -> Float[Array, ""]:

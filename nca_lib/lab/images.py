@@ -16,38 +16,12 @@ The usual path of a picture:
 
 import io
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from nca_lib.lab.checkpoint import write_atomic
 from nca_lib.model import check
-
-_SAVE_AS = {".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}
-
-
-def to_rgba(state: ArrayLike) -> np.ndarray:
-    """Convert states to straight-alpha pixels, transparency kept.
-
-    A premultiplied colour `c` with alpha `a` becomes `min(c, a) / a`; where `a` is 0 it is black.
-
-    Explained in chapter 6, "Eight lizards".
-
-    Args:
-        state: `(..., H, W, C)` with C >= 4, RGBA last. Clipped to [0, 1], NaN counts as 0.
-
-    Returns:
-        uint8 pixels `(..., H, W, 4)`.
-
-    Raises:
-        ValueError: the state has fewer than three axes or fewer than four channels.
-    """
-    rgb, alpha = _split(state)
-    rgb = np.divide(np.minimum(rgb, alpha), alpha, out=np.zeros_like(rgb), where=alpha > 0)
-    return _to_uint8(np.concatenate([rgb, alpha], axis=-1))
 
 
 def to_rgb(
@@ -71,10 +45,16 @@ def to_rgb(
     Raises:
         ValueError: the state has fewer than three axes or fewer than four channels.
     """
-    rgb, alpha = _split(state)
-    if not premultiplied:
-        rgb = rgb * alpha
-    return _to_uint8(rgb + (1 - alpha) * np.asarray(background, np.float32))
+    state = np.asarray(state)
+    is_real = np.can_cast(state.dtype, np.float64)
+    check(is_real, "state dtype", state.dtype.name, "of real numbers")
+    fine = state.ndim >= 3 and state.shape[-1] >= 4 and state.size
+    check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
+    rgba = np.nan_to_num(state[..., -4:], nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
+    rgb, alpha = rgba[..., :3].astype(np.float32), rgba[..., 3:].astype(np.float32)
+    rgb = rgb if premultiplied else rgb * alpha
+    over = rgb + (1 - alpha) * np.asarray(background, np.float32)
+    return np.rint(over.clip(0, 1) * 255).astype(np.uint8)
 
 
 def checkerboard(height: int, width: int) -> np.ndarray:
@@ -112,14 +92,14 @@ def upscale(pixels: ArrayLike, zoom: int) -> np.ndarray:
     return as_pixels(pixels, 3, 4, 5).repeat(zoom, axis=-3).repeat(zoom, axis=-2)
 
 
-def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -> np.ndarray:
+def contact_sheet(images: ArrayLike, columns: int, gap: int = 2) -> np.ndarray:
     """Lay N images out in a grid, row by row; with a leading time axis, N clips as one.
 
     Explained in chapter 6, "A clip".
 
     Args:
         images: pixels `(N, H, W, 3 or 4)`, or `(T, N, H, W, 3 or 4)` for a clip of sheets.
-        columns: images in a row; by default the grid is about square.
+        columns: images in a row.
         gap: pixels between two images, white in RGB and transparent in RGBA.
 
     Returns:
@@ -131,7 +111,6 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
     """
     images = as_pixels(images, 4, 5)
     *lead, number, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(number))
     rows, tall, wide = math.ceil(number / columns), height + gap, width + gap
     blank = np.uint8(255 if channels == 3 else 0)
     cells = np.full((*lead, rows * columns, tall, wide, channels), blank)
@@ -141,62 +120,10 @@ def contact_sheet(images: ArrayLike, columns: int | None = None, gap: int = 2) -
     return sheet[..., : rows * tall - gap, : columns * wide - gap, :]
 
 
-def save_png(path: str | os.PathLike, pixels: ArrayLike) -> None:
-    """Write one picture; an existing file is replaced only once the new one is complete.
-
-    Explained in chapter 6, "A clip".
-
-    Args:
-        path: file name ending in `.png`.
-        pixels: `(H, W, 3 or 4)`.
-
-    Raises:
-        ValueError: another file extension, or not the pixels of one picture.
-    """
-    check(Path(path).suffix.lower() == ".png", "path", str(path), "a name ending in .png")
-    write_atomic(path, encode(as_pixels(pixels, 3)[None], "PNG"))
-
-
-def save_clip(path: str | os.PathLike, frames: ArrayLike, fps: float = 20.0) -> None:
-    """Write an endlessly looping clip; a file is replaced only once the new one is complete.
-
-    Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
-    The last frame stays for a second more.
-
-    Explained in chapter 6, "A clip".
-
-    Args:
-        path: file name ending in `.webp`, or in `.png` or `.apng` for animated PNG.
-        frames: pixels `(T, H, W, 3 or 4)`, T >= 1.
-        fps: frames per second, at most 60; browsers slow down clips that ask for more.
-
-    Raises:
-        ValueError: another file extension, no frames, or a number out of range.
-    """
-    kind = _SAVE_AS.get(Path(path).suffix.lower())
-    check(kind, "path", str(path), f"a name ending in one of {', '.join(_SAVE_AS)}")
-    write_atomic(path, encode(as_pixels(frames, 4), kind, fps))
-
-
-def _split(state: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and alpha as float32 in [0, 1], or a ValueError."""
-    state = np.asarray(state)
-    is_real = np.can_cast(state.dtype, np.float64)
-    check(is_real, "state dtype", state.dtype.name, "of real numbers")
-    fine = state.ndim >= 3 and state.shape[-1] >= 4 and state.size
-    check(fine, "state shape", state.shape, "(..., H, W, C) with at least 4 channels")
-    rgba = np.nan_to_num(state[..., -4:], nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1)
-    return rgba[..., :3].astype(np.float32), rgba[..., 3:].astype(np.float32)
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-
-
 def as_pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
     """Pixels with one of these numbers of axes, or a ValueError."""
     images = np.asarray(images)
-    check(images.dtype == np.uint8, "dtype", images.dtype.name, "uint8 from to_rgb or to_rgba")
+    check(images.dtype == np.uint8, "dtype", images.dtype.name, "uint8, as from to_rgb")
     fine = images.ndim in ndims and images.shape[-1] in (3, 4) and images.size
     shapes = {3: "(H, W, 3 or 4)", 4: "(N, H, W, 3 or 4)", 5: "(T, N, H, W, 3 or 4)"}
     check(fine, "shape", images.shape, f"{' or '.join(shapes[n] for n in ndims)}, not empty")
@@ -204,14 +131,15 @@ def as_pixels(images: ArrayLike, *ndims: int) -> np.ndarray:
 
 
 def encode(frames: np.ndarray, kind: str, fps: float = 20) -> bytes:
-    """Pixels (T, H, W, 3 or 4) as a file, "PNG" or "WEBP"; see `save_clip`."""
+    """Make a file, "PNG" or "WEBP", of pixels (T, H, W, 3 or 4): a picture, or a looping clip.
+
+    Every pixel is kept. Neighbouring frames that are equal are stored once and shown for longer.
+    The last frame stays for a second more.
+    """
     check(isinstance(fps, int | float) and 1 <= fps <= 60, "fps", fps, "a number from 1 to 60")
     first, *others = (Image.fromarray(frame) for frame in frames)
-    options = {"lossless": True} if kind == "WEBP" else {}
-    if others:
-        duration = [round(1000 / fps)] * len(frames)  # milliseconds
-        duration[-1] += 1000
-        options |= {"save_all": True, "append_images": others, "duration": duration, "loop": 0}
-    buffer = io.BytesIO()
-    first.save(buffer, format=kind, **options)
+    buffer, duration = io.BytesIO(), [round(1000 / fps)] * len(frames)  # milliseconds
+    duration[-1] += 1000
+    clip = {"save_all": True, "append_images": others, "duration": duration, "loop": 0}
+    first.save(buffer, format=kind, lossless=True, **clip)
     return buffer.getvalue()

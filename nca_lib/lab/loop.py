@@ -165,8 +165,7 @@ def train(
         last = dict(zip(HISTORY, meta["history"][-1], strict=True)) if meta["history"] else START
         points = log_points(config, last["generation"])
         rows = run(task, (strategy, evolve), state, points, last)
-        how = f"train(config, {str(out)!r}, resume=True)"
-        how = f"{command} --resume" if command else how
+        how = f"{command} --resume" if command else f"train(config, {str(out)!r}, resume=True)"
         path = out / "checkpoint" if is_writer else None
         state, meta = _keep(rows, state, meta, path, checkpoint_seconds, how)
         if is_writer:
@@ -191,9 +190,8 @@ def _keep(
     try:
         for following, row in rows:
             history = [*meta["history"], [row[name] for name in HISTORY]]
-            told = {"generation": row["generation"], "seconds": row["seconds"], "history": history}
             # At once: Ctrl-C never finds one without the other.
-            state, meta = following, meta | told
+            state, meta = following, meta | {"generation": row["generation"], "history": history}
             progress.update(row["generation"] - progress.n)
             rate = round(row["rollouts"] / row["seconds"])
             progress.set_postfix({"loss": f"{row['loss']:.4f}", "rollouts/s": rate})

@@ -5,7 +5,6 @@ read and write it with `data/demo/nca.js` and `record.js`.
 """
 
 import base64
-import hashlib
 import json
 import os
 import zlib
@@ -36,12 +35,6 @@ FIELDS = ("emoji", "channels", "hidden", "step_size", "alive_threshold", "mask",
 FIELDS += ("window", "age", "pool", "size", "padding", "premultiply")  # of a Config
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of weights, by its name, in the order of `ORDER`."""
-    C, hidden = config.channels, config.hidden
-    return dict(zip(ORDER, ((3 * C, hidden), (hidden,), (hidden, C), (C,)), strict=True))
-
-
 def encode_target(target: np.ndarray) -> str:
     """Turn a picture (H, W, 4) float32 in [0, 1] into base64 of a byte for each number."""
     return base64.b64encode(np.rint(255 * target).astype(np.uint8).tobytes()).decode()
@@ -55,8 +48,7 @@ def encode_weights(exact: np.ndarray, dtype: str) -> dict:
         dtype: one of `DTYPES`.
 
     Returns:
-        Fields of the record, which are base64 of little-endian numbers, their checksums, and the
-        largest error that the dtype makes.
+        Fields of the record: base64 of little-endian numbers, and their checksum.
 
     Raises:
         ValueError: a weight is not finite, or not in this dtype.
@@ -65,13 +57,7 @@ def encode_weights(exact: np.ndarray, dtype: str) -> dict:
         weights = exact.astype(np.dtype(dtype).newbyteorder("<"))
     check(np.isfinite(weights).all(), "largest weight", abs(exact).max(), f"finite as {dtype}")
     data = weights.tobytes()
-    return {
-        "dtype": dtype,
-        "error": float(np.abs(weights.astype(np.float32) - exact).max()),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "crc32": zlib.crc32(data),
-        "weights": base64.b64encode(data).decode(),
-    }
+    return {"dtype": dtype, "crc32": zlib.crc32(data), "weights": base64.b64encode(data).decode()}
 
 
 def read_record(path: str | os.PathLike) -> tuple[dict, Task, Any]:
@@ -119,13 +105,12 @@ def _decode_weights(record: dict, task: Task) -> Any:
         raise ValueError("its weights are damaged: the checksum does not match")
     numbers = np.frombuffer(data, np.dtype(record["dtype"]).newbyteorder("<")).astype(np.float32)
     check(np.isfinite(numbers).all(), "weights", "NaN or infinity", "finite numbers")
-    wanted = shapes(task.config)
-    parts = np.split(numbers, np.cumsum([np.prod(shape) for shape in wanted.values()]))
+    own = weights_to_arrays(task.params)
+    parts = np.split(numbers, np.cumsum([own[name].size for name in ORDER]))
     if parts.pop().size:
         raise ValueError("it has more weights than its sizes need")
-    arrays = {name: part.reshape(wanted[name]) for name, part in zip(wanted, parts, strict=True)}
-    leaves = [arrays[name] for name in weights_to_arrays(task.params)]
-    return jax.tree.unflatten(jax.tree.structure(task.params), leaves)
+    found = {name: part.reshape(own[name].shape) for name, part in zip(ORDER, parts, strict=True)}
+    return jax.tree.unflatten(jax.tree.structure(task.params), [found[name] for name in own])
 
 
 def is_record(path: str | os.PathLike) -> bool:

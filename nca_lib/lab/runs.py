@@ -89,12 +89,11 @@ def begin(task: Task) -> dict:
     """Say what a checkpoint must tell beside the arrays, for a run that is about to begin.
 
     These are plain values: configuration, a digest of the target, devices, the generation reached,
-    seconds, and rows of `HISTORY`. Explained in appendix A2, "Going on".
+    and rows of `HISTORY`. Explained in appendix A2, "Going on".
     """
     target = hashlib.sha256(task.target.tobytes()).hexdigest()
-    place = {"target": target, "devices": [describe_device()]}
-    progress = {"generation": 0, "seconds": 0.0, "history": []}
-    return {"config": dataclasses.asdict(task.config), **place, **progress}
+    told = {"target": target, "devices": [describe_device()], "generation": 0, "history": []}
+    return {"config": dataclasses.asdict(task.config)} | told
 
 
 def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
@@ -119,7 +118,6 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
         config = dataclasses.asdict(read_config(saved["config"]))
         rows = [dict(zip(HISTORY, row, strict=True))["generation"] for row in saved["history"]]
         is_run = rows == sorted({*rows}) and rows[-1] == saved["generation"]
-        progress = {"generation": saved["generation"], "seconds": float(saved["seconds"])}
         devices = [*map(str, saved.get("devices", here))]
         *_, before = devices
     except NotImplementedError as error:
@@ -144,7 +142,7 @@ def continue_from(saved: dict, meta: dict, points: Sequence[int]) -> dict:
         say(f"The checkpoint is from {before}, and this is {here[0]}: sums are rounded apart.")
         devices += here
     rows = [row for row in saved["history"] if row[0] in kept]
-    return meta | progress | {"devices": devices, "history": rows}
+    return meta | {"generation": saved["generation"], "devices": devices, "history": rows}
 
 
 def write_run(out: Path, task: Task, params: Any, std: Any, history: list, told: dict) -> None:
@@ -161,13 +159,11 @@ def write_run(out: Path, task: Task, params: Any, std: Any, history: list, told:
     checkpoint.save_weights(out / "weights.npz", params)
     states = np.asarray(task.frames(params, jax.random.key(FRESH)))
     pixels = images.upscale(images.to_rgb(states, premultiplied=task.config.premultiply), 6)
-    images.save_png(out / "final.png", pixels[-1])
-    images.save_clip(out / "growth.webp", pixels, fps=16)
+    checkpoint.write_atomic(out / "final.png", images.encode(pixels[-1:], "PNG"))
+    checkpoint.write_atomic(out / "growth.webp", images.encode(pixels, "WEBP", fps=16))
     losses = make_measure(task)(params, jax.random.split(jax.random.key(FRESH), MEASURED))
     last = dict(zip(HISTORY, history[-1], strict=True))
-    rules = {"smooth": "growing", "ifs": "growing, by ifs", "digital": "growing, of bits and ifs"}
     description = {
-        "rule": rules[task.config.cells],
         "config": dataclasses.asdict(task.config),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "loss": {"mean": float(losses.mean()), "std": float(losses.std()), "keys": MEASURED},

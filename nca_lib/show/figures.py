@@ -78,12 +78,7 @@ def show_images(
 
 
 def show_clip(
-    frames: ArrayLike,
-    alt: str,
-    title: str = "",
-    fps: float = 20.0,
-    zoom: int = 4,
-    still: int = -1,
+    frames: ArrayLike, alt: str, title: str = "", fps: float = 20.0, zoom: int = 4, still: int = -1
 ) -> HTML:
     """Show a looping clip that can be paused, in a notebook and in a built page, without scripts.
 
@@ -195,9 +190,11 @@ def curves_of(histories: Mapping, x: str, empty: float, alt: str, spans: Iterabl
     # Training waits for this: nothing is laid out or typeset that has to be measured before.
     rows = -(-(len(histories) + 1) // 3)  # of the legend, which lies above
     figure.set(layout_engine="none", size_inches=(6, 2.2))
-    axes.set(position=(0.14, 0.25, 0.83, 0.74 - 0.1 * rows))
+    axes.set(position=(0.14, 0.25, 0.83, 0.71 - 0.1 * rows))
     axes.set_xscale("linear" if x == "step" else "log")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, frameon=False)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, frameon=False, borderaxespad=0
+    )
     axes.xaxis.set(**plain)
     axes.yaxis.set(**plain, major_locator=LogLocator(subs=(1, 2, 5)))
     for span in spans:

@@ -19,7 +19,6 @@ from IPython.display import HTML
 
 from nca_lib.lab import record
 from nca_lib.lab.checkpoint import weights_to_arrays, write_atomic
-from nca_lib.lab.config import Config
 from nca_lib.lab.runs import Run, load_run
 from nca_lib.model import check, check_int
 from nca_lib.target import list_emoji
@@ -30,33 +29,28 @@ NAME = re.compile("[a-z0-9][a-z0-9-]{0,63}")
 
 
 def describe(
-    run: Run | str | Path | Any,
+    run: Run | str | Path,
     *,
-    config: Config | None = None,
-    name: str | None = None,
     title: str | None = None,
     dtype: str = "float32",
 ) -> dict:
     """Describe a trained rule so that `nca.js` can run it.
 
     Args:
-        run: a run, the name or folder of one, or bare weights together with `config`.
-        config: what bare weights were trained with; otherwise the run's own is taken.
-        name: lower-case letters, digits and hyphens; by default the name of the run's folder if it
-            is that, else "own".
+        run: a run, or the name or folder of one.
         title: for readers; by default made from the name of the run's folder.
-        dtype: "float32", exact, or "float16", half the size. Its `error` is the largest change of
-            a weight.
+        dtype: "float32", exact, or "float16", half the size.
 
     Returns:
-        Plain values for JSON. The weights as base64 of little-endian numbers, their SHA-256 and
-        CRC-32, and everything the rule needs, channels and their order, hidden size, step size,
-        threshold, fire mask and rate, size and padding of the target; and the target of a run if
+        Plain values for JSON. Its name is that of the run's folder, if that has lower-case letters,
+        digits and hyphens only, else "own". The weights are base64 of little-endian numbers, with
+        their CRC-32; then comes everything the rule needs, channels and their order, hidden size,
+        step size, threshold, fire mask and rate, size and padding of the target; and the target if
         it is none of the bundled emoji.
 
     Raises:
-        ValueError: no such run, weights that do not fit the configuration, are not finite, or do
-            not fit into float16; a bad name, title or dtype.
+        ValueError: no such run, weights that are not finite or do not fit into float16; a bad title
+            or dtype.
 
     Example:
         >>> describe("lizard", dtype="float16")["hidden"]
@@ -64,57 +58,32 @@ def describe(
     """
     check(dtype in record.DTYPES, "dtype", dtype, f"one of {record.DTYPES}")
     run = load_run(run) if isinstance(run, str | Path) else run
-    params, target, label = run, None, name or "own"
-    if isinstance(run, Run):
-        check(config is None, "config", config, "None for a run, which has its own")
-        label = name or run.folder.resolve().name.removesuffix(record.SUFFIX)
-        config, params, target = run.config, run.params, run.target
-    fine = isinstance(config, Config)
-    check(fine, "run", run, "a run, its name or folder, or weights with their config")
+    check(isinstance(run, Run), "run", run, "a run, its name or its folder")
+    config, label = run.config, run.folder.resolve().name.removesuffix(record.SUFFIX)
     check(config.cells == "smooth", "cells", config.cells, "smooth: the demo runs no others")
-    name = name or (label if NAME.fullmatch(label) else "own")
-    fine = isinstance(name, str) and NAME.fullmatch(name)
-    check(fine, "name", name, "lower-case letters, digits and hyphens")
+    name = label if NAME.fullmatch(label) else "own"
     title = re.sub("[-_]", " ", label).capitalize() if title is None else title
     check(isinstance(title, str) and title.strip(), "title", title, "a text")
     told = {"format": record.FORMAT, "name": name, "title": title, **record.RULE}
     told |= {field: getattr(config, field) for field in record.FIELDS}
     bundled = {emoji.rstrip("\ufe0f") for emoji in list_emoji()}
-    if target is not None and config.emoji.rstrip("\ufe0f") not in bundled:  # not known offline
-        told["target"] = record.encode_target(target)
-    return told | record.encode_weights(flatten(params, config), dtype)
+    if config.emoji.rstrip("\ufe0f") not in bundled:  # not known offline
+        told["target"] = record.encode_target(run.target)
+    return told | record.encode_weights(flatten(run.params), dtype)
 
 
-def flatten(params: Any, config: Config) -> np.ndarray:
-    """Lay all weights in a row, in the order of `record.ORDER`.
-
-    Args:
-        params: weights, like `Task.params`.
-        config: says which shapes they must have.
-
-    Returns:
-        (D,) float32.
-
-    Raises:
-        ValueError: params are not weights of this configuration.
-    """
-    try:
-        arrays = weights_to_arrays(params)
-        found = {key: arrays[key].shape for key in sorted(arrays)}
-    except Exception as error:  # any object at all may come here
-        raise ValueError(f"run must be a run, its name or its weights, got {params!r}") from error
-    wanted = record.shapes(config)
-    check(found == wanted, "shapes", found, f"those of the configuration, {wanted}")
-    return np.concatenate([np.asarray(arrays[key], np.float32).ravel() for key in record.ORDER])
+def flatten(params: Any) -> np.ndarray:
+    """Lay all weights in a row, (D,) float32, in the order of `record.ORDER`."""
+    arrays = weights_to_arrays(params)
+    return np.concatenate([arrays[name].ravel() for name in record.ORDER])
 
 
-def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Path:
-    """Write a rule to a file: a record that pages open, or a script that hands it to the demo.
+def export(run: Run | str | Path, path: str | Path, **options: Any) -> Path:
+    """Write a rule to a record, a file that pages open and `load_run` reads.
 
     Args:
         run: see `describe`.
-        path: file to write, ending in .nca.json for a record, which `load_run` reads as well, or
-            in .js for a script; its folder must exist.
+        path: file to write, ending in .nca.json; its folder must exist.
         **options: of `describe`.
 
     Returns:
@@ -124,15 +93,13 @@ def export(run: Run | str | Path | Any, path: str | Path, **options: Any) -> Pat
         ValueError: see `describe`, or the file has another ending.
 
     Example:
-        >>> export("lizard", "lizard.js")
-        PosixPath('lizard.js')
+        >>> export("lizard", "lizard.nca.json")
+        PosixPath('lizard.nca.json')
     """
-    is_path = isinstance(path, str | os.PathLike)
-    fine = is_path and (record.is_record(path) or Path(path).suffix == ".js")
-    check(fine, "path", path, f"a file whose name ends in .js or {record.SUFFIX}")
-    path, write = Path(path), to_json if record.is_record(path) else script
-    write_atomic(path, write(describe(run, **options)).encode())
-    return path
+    fine = isinstance(path, str | os.PathLike) and record.is_record(path)
+    check(fine, "path", path, f"a file whose name ends in {record.SUFFIX}")
+    write_atomic(path, to_json(describe(run, **options)).encode())
+    return Path(path)
 
 
 def script(description: dict) -> str:
@@ -148,7 +115,7 @@ def script(description: dict) -> str:
 
 
 def show(
-    run: Run | str | Path | Any,
+    run: Run | str | Path,
     *,
     grid: int | None = None,
     seeds: int = 1,
@@ -186,7 +153,7 @@ def show(
     check(grid is None or grid % 8 == 0, "grid", grid, "a multiple of 8")
     run = load_run(run) if isinstance(run, str | Path) else run
     description = describe(run, **options)
-    still = _still(description, run.folder if isinstance(run, Run) else None)
+    still = _still(description, run.folder)
     options = "".join(f' data-{name}="{value}"' for name, (value, _, _) in given.items())
     options += ' data-controls="all"' if controls else ""
     # Within a function, so that two outputs of one page, of two versions even, do not meet.
@@ -224,11 +191,7 @@ def show_gates(*figures: dict) -> HTML:
         places += f"<figure><figcaption>{html.escape(figure['title'])}</figcaption></figure>"
         mounts += f"GateCells.mount(places[{number}], {to_json(options)});\n"
     text = (DEMO / "gates.js").read_text(encoding="utf-8")
-    style = (
-        ".nca-gates{display:flex;flex-wrap:wrap;gap:1rem}"
-        ".nca-gates figure{flex:1 1 11rem;margin:0}"
-        ".nca-gates canvas{width:100%;image-rendering:pixelated;border-radius:.4rem;cursor:pointer}"
-    )
+    style = (DEMO / "gates.css").read_text(encoding="utf-8")
     return HTML(
         f'<div class="nca-gates">{places}</div><style>{style}</style><script>(() => {{\n{text}'
         "const places = document.currentScript.parentNode.querySelectorAll('.nca-gates figure');"
@@ -241,9 +204,9 @@ def to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
-def _still(description: dict, folder: Path | None) -> str:
+def _still(description: dict, folder: Path) -> str:
     """What is seen where scripts do not run."""
-    if folder is None or not (folder / "final.png").is_file():
+    if not (folder / "final.png").is_file():
         return "<p>Where scripts may run, a live pattern stands here.</p>"
     data = base64.b64encode((folder / "final.png").read_bytes()).decode()
     alt = html.escape(f"{description['title']}, as it has grown, in square cells on white")

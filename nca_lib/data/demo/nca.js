@@ -193,7 +193,7 @@ var NCA = (() => {
   }
 
   /* CRC-32 finds a file cut short or changed by accident. Who changes it on purpose can change any
-     hash and any script, too: the SHA-256, which browsers offer to few pages, is for people. */
+     hash and any script, too. */
   function checksum(bytes) {
     let crc = -1;
     for (const byte of bytes) {
