@@ -67,6 +67,14 @@ def quietly(call, *arguments, **options):
         return call(*arguments, **options), out.getvalue()
 
 
+def exit_status(main, arguments: list[str]) -> int:
+    """What a command line returns, or exits with."""
+    try:
+        return main(arguments)
+    except SystemExit as exit_info:
+        return exit_info.code
+
+
 # ------------------------------------------------------------------ what must be true afterwards
 
 
@@ -119,6 +127,7 @@ def spawn(*words: object, before: list = ()) -> subprocess.Popen:
 TRAINER = """
 import functools, sys, faults
 from nca_lib import train
+faults.keep_compiled(sys.argv.pop(1))
 train.PRESETS["long"] = faults.LONG
 train.train = functools.partial(train.train, checkpoint_seconds=0)
 train.obey_signals()
@@ -140,7 +149,8 @@ def _stop(signals: list, number: int, folder: Path, seed: int) -> int:
     rng, out, reached, writing = random.Random(seed), folder / "run", 0, 0
     for signum in itertools.islice(itertools.cycle(signals), number):
         again = ["--resume"] if any(out.glob("checkpoint*")) else []
-        process = spawn("-c", TRAINER, "--preset", "long", "--out", out, *again)
+        words = ["--preset", "long", "--out", out, *again]
+        process = spawn("-c", TRAINER, folder / "compiled", *words)
         is_kill, said = signum == signal.SIGKILL, ""
         awaited = "" if is_kill and rng.random() < 0.3 else "loss="  # some are killed early
         while awaited not in said:

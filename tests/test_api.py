@@ -32,9 +32,9 @@ def test_imports_go_inwards_only(name):
         assert not re.search(rf"^ *(from|import) nca_lib(\.| import ){outer}\b", source, re.M)
 
 
-@pytest.mark.parametrize("name", ["nca_lib.evolution", "nca_lib.lab.loop"])
-def test_training_needs_no_packages_for_looking(name):
-    code = "import sys; sys.modules['matplotlib'] = sys.modules['IPython'] = None; import " + name
+def test_training_needs_no_packages_for_looking():
+    hide = "import sys; sys.modules['matplotlib'] = sys.modules['IPython'] = None"
+    code = f"{hide}; import nca_lib.lab.loop"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

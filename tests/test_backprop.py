@@ -13,13 +13,11 @@ from test_train import TINY
 from nca_lib.backprop import Descent, adam_of_directions, make_descend
 from nca_lib.evolution import open_es
 from nca_lib.lab import task as task_module
-from nca_lib.lab.task import make_measure, make_task, make_trainer
+from nca_lib.lab.task import make_task, make_trainer
 from nca_lib.loss import mse
 
 BATCH, POOL = 4, 256
-CONFIG = dataclasses.replace(
-    TINY, strategy="backprop", population=BATCH, learning_rate=0.01, generations=60
-)
+CONFIG = dataclasses.replace(TINY, strategy="backprop", population=BATCH)
 
 
 def test_a_step_is_adam_on_the_direction_of_the_mean_gradient():
@@ -41,16 +39,6 @@ def test_a_step_is_adam_on_the_direction_of_the_mean_gradient():
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert state.pool.shape == (0, *task.start.shape)
     assert descent.std(state) is None
-
-
-def test_sixty_steps_lower_the_loss_by_two_fifths():
-    task = make_task(CONFIG)
-    descent, descend = make_trainer(task)
-    start = descent.init(jax.random.key(0), task.params)
-    state, _ = descend(start, jax.random.key(1), 0, CONFIG.generations)
-    measure, keys = make_measure(task), jax.random.split(jax.random.key(2), 4)
-    before, after = (measure(descent.mean(s), keys).mean() for s in (start, state))
-    assert after < 0.6 * before
 
 
 def test_gradients_that_are_not_finite_move_nothing():
@@ -118,7 +106,7 @@ def test_the_estimate_of_evolution_converges_to_the_gradient(place):
 
 
 def test_memory_estimate_covers_what_the_compiler_asks_for(monkeypatch):
-    task = make_task(dataclasses.replace(CONFIG, size=24, num_steps=20))
+    task = make_task(dataclasses.replace(CONFIG, num_steps=20))
 
     def mean_loss(params, starts, fires):
         judged = jax.lax.map(lambda luck: task.judge(params, *luck, 0)[0], (starts, fires))

@@ -3,7 +3,6 @@
 `NCA_FAULTS=long` tries fifty times as many examples, at random.
 """
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -22,7 +21,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-from faults import mutate, rezipped
+from faults import exit_status, mutate, quietly, rezipped
 from flax import nnx
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -267,12 +266,6 @@ def test_configurations_fit_in_memory_or_are_refused(preset, fields):
     assert machine.memory_needed(config, 1) > 0
 
 
-@given(ANYTHING)
-def test_only_a_config_is_a_config(value):
-    with refuses(value, name="config must be"):
-        make_task(value)
-
-
 WORDS = ["", " ", "true", "nan", "inf", "-1", "0", "1e400", "9" * 5000, "[" * 100_000, "{}", "🦖"]
 WORDS += ["1_0", "0x10", "None", "\0", "a\nb", "%s", "%(prog)s", "--out", "7", "1000000", *STRANGE]
 WORDS += ["2147483648", "1e9", "lizard", "walk", "life", "soft", "backprop", "straight"]
@@ -310,13 +303,8 @@ def test_any_value_of_a_flag(main, flag, only_checked, tmp_path, monkeypatch):
     @given(VALUES, st.booleans())
     def check(value, is_joined):
         more = [f"{flag}={value}"] if is_joined else [flag, value]
-        with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(error):
-            try:
-                status = main([*start, *more])
-            except SystemExit as exit_info:
-                status = exit_info.code
-        assert status in (0, 2)
-        assert status == 0 or any(name in error.getvalue() for name in names), error.getvalue()
+        status, said = quietly(exit_status, main, [*start, *more])
+        assert status == 0 or (status == 2 and any(name in said for name in names)), (status, said)
 
     check()
 
@@ -334,12 +322,9 @@ NOT_PICTURES = st.one_of(
 def test_what_is_no_picture_is_refused(state):
     for call in (
         images.to_rgb,
-        images.to_rgba,
         widgets.perception_explorer,
         lambda x: images.upscale(x, 2),
-        images.contact_sheet,
-        lambda x: images.save_png("x.png", x),
-        lambda x: images.save_clip("x.webp", x),
+        lambda x: images.contact_sheet(x, 2),
         lambda x: figures.show_images(x, "alt"),
         lambda x: figures.show_clip(x, "alt"),
     ):
@@ -350,13 +335,11 @@ def test_what_is_no_picture_is_refused(state):
 NOT_TEXTS = st.sampled_from(["", "  ", None, 5, [], ["a", "b"], [5], [""]])
 
 
-@given(st.sampled_from(["", "x.jpg", "png", "x.webp.exe"]), NOT_TEXTS, NOT_NUMBERS | st.just(0))
-def test_pictures_that_cannot_be_are_refused(path, alt, few):
+@given(NOT_TEXTS, NOT_NUMBERS | st.just(0))
+def test_pictures_that_cannot_be_are_refused(alt, few):
     pixels = np.zeros((2, 2, 2, 3), np.uint8)
     for name, call, *arguments in (
-        ("path", images.save_png, path, pixels[0]),
-        ("path", images.save_clip, path, pixels),
-        ("fps", images.save_clip, "x.webp", pixels, few),
+        ("fps", figures.show_clip, pixels, "alt", "", few),
         ("alt|titles", figures.show_images, pixels[:1], alt),
         ("alt", figures.show_clip, pixels, alt),
         ("histories", figures.plot_losses, alt),
@@ -367,8 +350,10 @@ def test_pictures_that_cannot_be_are_refused(path, alt, few):
 
 @given(ANYTHING.filter(bool))
 @example(33)
-def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
+def test_what_is_no_config_run_or_setting_is_refused(value):
     run, state = a_run(), np.zeros((4, 4, 8), np.float32)
+    with refuses(value, name="config must be"):
+        make_task(value)
     calls = [
         ("", page.describe, value),
         ("path", page.export, run, value),
@@ -381,10 +366,8 @@ def test_what_the_demo_and_widgets_cannot_show_is_refused(value):
     for name, call, *arguments in calls:
         with refuses(name=name):
             call(*arguments)
-    is_name = isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", value)
-    for name in ("dtype", "config", *["name"] * (not is_name)):
-        with refuses(name=name):
-            page.describe(run, **{name: value})
+    with refuses(name="dtype"):
+        page.describe(run, dtype=value)
     for name, high in {"grid": 128, "seeds": 9, "speed": 240, "side": 101}.items():
         is_odd = name == "grid" and type(value) is int and value % 8
         if is_odd or type(value) is not int or not 1 <= value <= high:

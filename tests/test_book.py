@@ -1,15 +1,18 @@
 """The built book, as a reader opens it: from disk, in a browser, without a network."""
 
 import functools
+import io
 import json
 import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from conftest import hear, skip_or_fail
+from PIL import Image
 
 pytestmark = pytest.mark.browser
 
@@ -22,17 +25,13 @@ def leads_on(path: Path) -> bool:
     return 'http-equiv="refresh"' in path.read_text(encoding="utf-8")
 
 
+# The page for missing pages counts its links from where the book stands (test_book_site.py); pages
+# of highlighted source are alike, and one stands for all.
 PAGES = sorted(
     str(path.relative_to(HTML))
-    for path in HTML.rglob("*.html")
-    # The page for missing pages counts its links from where the book stands (test_book_site.py);
-    # pages of highlighted source are alike, and one stands for all.
-    if (
-        path.relative_to(HTML).parts[0] not in ("_static", "_modules")
-        and path != HTML / "404.html"
-        and not leads_on(path)
-    )
-    or path == HTML / "_modules" / "nca_lib" / "model.html"
+    for place in ("*.html", "book/*.html", "_modules/nca_lib/model.html")
+    for path in HTML.glob(place)
+    if path.name != "404.html" and not leads_on(path)
 )
 MAX_PAGE_BYTES = 3_000_000
 # Whether the colours of a theme have faded in; some that nobody sees stay on the list, finished.
@@ -64,21 +63,17 @@ def page(request):
     return request.param
 
 
-@pytest.fixture(params=["light", "dark"])
-def theme(request):
-    return request.param
-
-
 @pytest.fixture(params=[1280, 390])
 def width(request):
     return request.param
 
 
 @pytest.fixture
-def tab(book, chromium, theme, width):
-    """A tab without a network, and in `troubles` what went wrong in it."""
-    viewport = {"width": width, "height": 900}
-    context = chromium.new_context(offline=True, color_scheme=theme, viewport=viewport)
+def tab(book, chromium, width):
+    """A tab without a network, dark where it is narrow; in `troubles` what went wrong in it."""
+    look = {"color_scheme": "dark" if width == 390 else "light"}
+    look |= {"viewport": {"width": width, "height": 900}}
+    context = chromium.new_context(offline=True, **look)
     tab = context.new_page()
     tab.set_default_timeout(60_000)  # milliseconds; only a failure takes as long
     tab.troubles = hear(tab)  # the browser itself tells of what it cannot fetch
@@ -92,52 +87,84 @@ def barriers(tab, known: set[str]) -> dict[str, list[str]]:
 
     # Colours fade in when the theme is set; half-way their contrast is nobody's concern.
     tab.wait_for_function(STILL)
+    options = {"preload": False}  # of styles, which pages on disk may not ask for
     return {
         rule["id"]: [node["html"][:120] for node in rule["nodes"][:3]]
-        for rule in Axe().run(tab).response["violations"]
+        for rule in Axe().run(tab, options=options).response["violations"]
         if rule["id"] not in known
     }
 
 
-# Images further down load only when they come into view: ask for all of them now.
+# Shows what is folded, such as solutions, and images further down, which load when they are seen.
 COMPLETE = """async () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+    for (const fold of document.querySelectorAll(".toggle-hidden"))
+        fold.classList.remove("toggle-hidden");
     for (const image of document.images) image.loading = "eager";
     await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
     if (window.MathJax?.startup) await MathJax.startup.promise;
     await document.fonts.ready;
 }"""
+# Names formulas that are not drawn, have a syntax error, or a command that MathJax does not know,
+# which it prints in red; inline ones that scroll where scrollbars take room; and what sticks out
+# on the right.
 LOOK = """() => {
     const all = (selector) => [...document.querySelectorAll(selector)];
+    const named = (elements) => elements.map((element) => element.outerHTML.slice(0, 100));
     const room = document.documentElement.clientWidth;
     const isWide = document.documentElement.scrollWidth > room;
     return {
         background: getComputedStyle(document.body).backgroundColor,
-        broken: [...document.images]
-            .filter((image) => !(image.complete && image.naturalWidth > 0))
-            .map((image) => image.src.slice(0, 100)),
-        // A formula that is not drawn, a syntax error in one, and the red in which MathJax
-        // prints a command it does not know.
-        formulas: all(":is(span, div).math")
-            .filter((formula) => !formula.querySelector("mjx-container svg")
-                || formula.querySelector(
-                    "[data-mml-node=merror], [data-mml-node=mtext][fill=red]"
-                ))
-            .map((formula) => formula.textContent.slice(0, 80)),
-        // Inline formulas that scroll, where scrollbars take room.
-        scrolling: all("span.math")
-            .filter((formula) => formula.offsetHeight - formula.clientHeight > 2)
-            .filter((formula) => formula.clientHeight > 0)
-            .map((formula) => formula.textContent.slice(0, 80)),
-        // What sticks out on the right, named, so that a failure says where to look.
-        wide: isWide ? all(".bd-article *")
-            .filter((element) => element.getBoundingClientRect().right > room + 1)
-            .map((element) => element.outerHTML.slice(0, 80))
-            .concat(["the page"]).slice(-5) : [],
+        broken: named(all("img").filter((image) => !(image.complete && image.naturalWidth))),
+        formulas: named(all(`:is(span, div).math:not(:has(mjx-container svg)),
+            .math:has([data-mml-node=merror], [data-mml-node=mtext][fill=red])`)),
+        scrolling: named(all("span.math").filter((formula) =>
+            formula.clientHeight && formula.offsetHeight - formula.clientHeight > 2)),
+        wide: named(isWide ? all(".bd-article *").filter((element) =>
+            element.getBoundingClientRect().right > room + 1) : []).slice(-5),
+        isWide,
     };
 }"""
+FIGURES = ".bd-article div.cell_output img[src*='_images/']"  # clips and rows of images are inline
 
 
-@pytest.mark.parametrize("theme", ["light"])
+def luminance(colours):
+    """Relative luminance of sRGB colours (..., 3), values 0 to 255, by WCAG 2.2: (...)."""
+    values = np.asarray(colours) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    """Contrast ratio of two colours, 1 to 21, by WCAG 2.2; broadcast over leading axes."""
+    a, b = luminance(a), luminance(b)
+    return (np.maximum(a, b) + 0.05) / (np.minimum(a, b) + 0.05)
+
+
+def ring_colour(pixels, depth):
+    """The most frequent colour along the rectangle that lies `depth` pixels inside the border."""
+    inner = pixels[depth : len(pixels) - depth, depth : pixels.shape[1] - depth]
+    ring = np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]])
+    colours, counts = np.unique(ring, axis=0, return_counts=True)
+    return colours[counts.argmax()]
+
+
+def disturbing(figure, ground, is_dark):
+    """What troubles a reader of a figure on a page of the colour `ground`, by its pixels.
+
+    Whether text can be read on the figure's card, test_show.py asks of the style.
+    """
+    pixels = np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB"))
+    padding = figure.evaluate("(image) => parseFloat(getComputedStyle(image).paddingLeft)")
+    frame, card = ring_colour(pixels, 2), ring_colour(pixels, round(padding) + 2)
+    troubles = {
+        "a frame unlike its card": contrast(frame, card) > 1.05,
+        "a card unlike its page": not is_dark and contrast(card, ground) > 1.05,
+        "a card that dazzles": is_dark and luminance(card) > 0.8,  # white has 1
+    }
+    return [trouble for trouble, is_so in troubles.items() if is_so]
+
+
 def test_page_opens_without_network_or_barrier(tab, page, width):
     tab.goto((HTML / page).as_uri(), wait_until="load")
     tab.evaluate(COMPLETE)
@@ -147,9 +174,9 @@ def test_page_opens_without_network_or_barrier(tab, page, width):
         tab.wait_for_function("(t) => document.documentElement.dataset.theme === t", arg=theme)
         tab.wait_for_function(STILL)  # colours fade in
         found = tab.evaluate(LOOK)
-        colours = [float(colour) for colour in re.findall(r"[\d.]+", found.pop("background"))[:3]]
-        assert min(colours) > 200 if theme == "light" else max(colours) < 60
-        assert found == {"broken": [], "formulas": [], "scrolling": [], "wide": []}
+        ground = [float(value) for value in re.findall(r"[\d.]+", found.pop("background"))[:3]]
+        assert min(ground) > 200 if theme == "light" else max(ground) < 60
+        assert not any(found.values()), found
 
         # The live pages in every way they may look; the others, of which some take long, in two.
         is_live = page in ("book/index.html", "book/playground.html", "book/evolve.html")
@@ -158,9 +185,13 @@ def test_page_opens_without_network_or_barrier(tab, page, width):
                 tab.locator(".nca-player canvas").first.wait_for()
             is_list = page == "book/references.html"
             assert barriers(tab, THEME_KNOWN | (BIBLIOGRAPHY_KNOWN if is_list else set())) == {}
+            figures = tab.locator(FIGURES).all()
+            assert figures or page != "book/03_loss.html", "figures are elsewhere now"
+            for figure in figures:
+                assert disturbing(figure, ground, theme == "dark") == [], figure
 
 
-@pytest.mark.parametrize(("theme", "width"), [("dark", 1280)])
+@pytest.mark.parametrize("width", [390])
 def test_paper_is_white_in_dark_mode(tab):
     tab.goto((HTML / "book" / "01_dataset.html").as_uri())
     ink = "() => Math.max(...getComputedStyle(document.body).color.match(/\\d+/g)) < 100"
@@ -169,13 +200,6 @@ def test_paper_is_white_in_dark_mode(tab):
     tab.wait_for_function(ink)
     tab.emulate_media(media="screen")
     tab.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
-
-
-def test_the_root_leads_on_and_says_what_it_is():
-    root = parse(HTML / "index.html")
-    assert root.html["lang"] == "en" and "Evolution Strategies" in root.title.string
-    assert "lizard" in root.select_one("meta[name=description]")["content"]
-    assert (HTML / root.body.a["href"]).is_file()
 
 
 def test_terms_and_citations_say_what_they_mean(tab, width):
@@ -233,7 +257,14 @@ def test_every_term_and_citation_has_a_preview(page):
     assert [key for key in keys if f'"{key}":' not in texts] == []
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280)])
+def test_the_root_leads_on_and_says_what_it_is():
+    root = parse(HTML / "index.html")
+    assert root.html["lang"] == "en" and "Evolution Strategies" in root.title.string
+    assert "lizard" in root.select_one("meta[name=description]")["content"]
+    assert (HTML / root.body.a["href"]).is_file()
+
+
+@pytest.mark.parametrize("width", [1280])
 def test_icons_show_and_are_not_read_aloud(tab):
     """They are glyphs of the theme's font, without the script that the theme would draw them by."""
     tab.goto((HTML / "book" / "01_dataset.html").as_uri())

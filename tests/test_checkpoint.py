@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ from faults import following, sealed
 from test_train import TINY
 
 from nca_lib.lab import checkpoint, runs
-from nca_lib.lab.task import make_task
-from nca_lib.train import PRESETS, train
+from nca_lib.train import train
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.int32(4), jnp.float32(jnp.nan))}
 META = {"generation": 3, "text": "🦎", "rows": [[1, 2.5]]}
@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 def test_a_later_format_is_not_taken_for_damage(path):
-    checkpoint.save(path, TREE, META)
+    checkpoint.save(path, TREE, META)  # the file of the fixture is kept as the previous one
     path.write_bytes(sealed(path.read_bytes().split(b"\n", 2)[2], checkpoint.VERSION + 1))
     with pytest.raises(NotImplementedError, match=f"of format {checkpoint.VERSION + 1}, .* update"):
         checkpoint.load(path, like=TREE)
@@ -49,23 +49,23 @@ def test_files_of_every_format_are_read(version, tmp_path):
 
 
 ARCHIVES = {
-    "a pickle": {"meta": np.array("{}"), "leaf_0": np.array([{}], dtype=object)},
-    "much from little": {"meta": np.array("{}"), "leaf_0": np.zeros(2**18)},
+    "a pickle": np.array([{}], dtype=object),
+    "much from little": np.zeros(2**18),
 }
 
 
-@pytest.mark.parametrize("arrays", ARCHIVES.values(), ids=ARCHIVES)
-def test_archives_that_ask_for_too_much_are_refused(arrays, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archives_that_ask_for_too_much_are_refused(kind, tmp_path, monkeypatch):
     """Others, of any claim, are those of `faults.rezipped`."""
     monkeypatch.setattr(checkpoint, "MAX_BYTES", 2**20)
-    np.savez_compressed(tmp_path / "weights.npz", **arrays)
+    np.savez_compressed(tmp_path / "weights.npz", meta=np.array("{}"), leaf_0=ARCHIVES[kind])
     data = (tmp_path / "weights.npz").read_bytes()
     assert len(data) < 10_000
     (tmp_path / "checkpoint").write_bytes(sealed(data))
     with pytest.raises(ValueError, match="not a checkpoint of nca_lib"):
         checkpoint.read(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match="damaged or missing"):
-        checkpoint.load_weights(tmp_path / "weights.npz", like=make_task(PRESETS["smoke"]).params)
+        checkpoint.load_weights(tmp_path / "weights.npz", like=TREE)
 
 
 def test_two_bad_files_are_both_named(path):
@@ -89,20 +89,20 @@ def test_a_damaged_file_stays_and_is_not_kept_in_the_place_of_a_good_one(path):
     assert checkpoint.read(checkpoint.previous(path))[1] == META
 
 
-def test_other_shapes_and_types_are_refused(path):
-    for other in (
-        {"a": jnp.zeros((2, 4)), "b": TREE["b"]},
-        {"a": jnp.zeros((2, 3), jnp.int32), "b": TREE["b"]},
-        {"a": TREE["a"]},
-    ):
-        with pytest.raises(ValueError, match="but this configuration needs"):
-            checkpoint.load(path, like=other)
+OTHERS = [TREE | {"a": jnp.zeros((2, 4))}, TREE | {"a": jnp.zeros((2, 3), jnp.int32)}]
+
+
+@pytest.mark.parametrize("other", [*OTHERS, {"a": TREE["a"]}], ids=["shape", "dtype", "fewer"])
+def test_other_shapes_and_types_are_refused(path, other):
+    with pytest.raises(ValueError, match="but this configuration needs"):
+        checkpoint.load(path, like=other)
+
+
+CALLS = [(os, "fsync", 1), (Path, "replace", 1), (Path, "replace", 2)]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize(
-    ("owner", "call", "place"), [(os, "fsync", 1), (Path, "replace", 1), (Path, "replace", 2)]
-)
+@pytest.mark.parametrize(("owner", "call", "place"), CALLS)
 @pytest.mark.parametrize("is_done", [False, True])
 def test_a_write_cut_short_anywhere_loses_nothing(
     owner, call, place, is_done, error, path, monkeypatch
@@ -134,39 +134,25 @@ def test_what_was_taken_away_by_hand_is_no_other_training_s(path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, None])
 def test_no_failed_write_hides_why_a_training_stops(error, tmp_path, monkeypatch, capsys):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "the disk is full")
-
-    def stops(row):
-        if error:
-            raise error
-
     monkeypatch.setattr(runs, "DELAYS", ())
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "save", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    stops = Mock(side_effect=error)
     with following(stops), pytest.raises(error or OSError):
         train(TINY, tmp_path, checkpoint_seconds=0)
-    assert "not written: " in capsys.readouterr().err
+    assert stops.called and "not written: " in capsys.readouterr().err
 
 
 def test_patience_brings_what_comes_back_and_ends(monkeypatch):
     monkeypatch.setattr(runs, "DELAYS", (0.0, 0.0))
-    answers = [OSError, OSError, None, *3 * [OSError]]
-
-    def write():
-        if answer := answers.pop(0):
-            raise answer
-
-    runs.retry(write)
+    write = Mock(side_effect=[OSError, OSError, "written", *3 * [OSError]])
+    assert runs.retry(write) == "written"
     with pytest.raises(OSError):
         runs.retry(write)
-    assert not answers
+    assert write.call_count == 6
 
 
 def test_where_the_kernel_has_no_locks_a_folder_can_be_held(tmp_path, monkeypatch):
-    def unsupported(*arguments):
-        raise OSError(errno.ENOTSUP, "no locks here")
-
-    monkeypatch.setattr(runs.fcntl, "flock", unsupported)
+    monkeypatch.setattr(runs.fcntl, "flock", Mock(side_effect=OSError(errno.ENOTSUP, "no locks")))
     with runs.hold(tmp_path / "a" / "b"), runs.hold(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").exists()
 

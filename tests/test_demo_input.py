@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from conftest import hear, load_script, open_chromium
+from conftest import hear, load_script, open_chromium, write_page
 from faults import mutate
 from py_mini_racer import MiniRacer
 from test_browser import ATOB, NCA_JS
@@ -125,16 +125,11 @@ def without_record(rng):
 KINDS = (with_odd_fields, with_damaged_weights, with_other_sizes, with_damaged_text, without_record)
 
 
-def new_engine() -> MiniRacer:
+def judge(files):
+    """Give weight files to the decoder; each is used, or refused in words."""
     engine = MiniRacer()
     engine.set_hard_memory_limit(MEGABYTES * 2**20)
     engine.eval(f"{ATOB}\n{NCA_JS}\n{JUDGE}")
-    return engine
-
-
-def judge(files):
-    """Give weight files to the decoder; each is used, or refused in words."""
-    engine = new_engine()
     for file in files:
         try:
             found = engine.eval(f"judge({json.dumps(file)})", timeout_sec=10)
@@ -213,19 +208,15 @@ def fuzz_links(number: int, seed: int, folder: Path) -> None:
     nca, *interface = ((demo.DEMO / name).read_text("utf-8") for name in demo.SCRIPTS)
     catalogue = f"NCA.catalogue = {json.dumps(DEMO_EXTENSION.catalogue(records))};"
     scripts = [nca, catalogue, *map(demo.script, records), *interface]
-    (folder / "page.html").write_text(
-        "<!doctype html><meta charset=utf-8><title>x</title>"
-        '<div class="nca-player" data-run="lizard" data-controls="all" data-link></div>'
-        + "".join(f"<script>{script}</script>" for script in scripts),
-        encoding="utf-8",
-    )
+    player = '<div class="nca-player" data-run="lizard" data-controls="all" data-link></div>'
+    page = write_page(folder, player + "".join(f"<script>{script}</script>" for script in scripts))
     rng = random.Random(seed)
     with open_chromium("--disable-ipc-flooding-protection") as chromium:  # for many links a second
         tab = chromium.new_page()
         troubles = hear(tab)
         for _ in range(0, number, 50):
             tab.goto("about:blank")
-            tab.goto(f"{(folder / 'page.html').as_uri()}#{random_link(rng)}")
+            tab.goto(f"{page}#{random_link(rng)}")
             tab.locator("canvas").first.wait_for()
             found = tab.evaluate(FOLLOW, [random_link(rng) for _ in range(50)])
             assert found == "" and troubles == [], (found[:500], troubles)

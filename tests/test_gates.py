@@ -30,13 +30,6 @@ def some_circuit(seed=0, bits=3):
     return gates.random_circuit(random.Random(seed), 9 * bits, 40, bits)
 
 
-def test_a_function_s_number_is_its_truth_table():
-    for number, function in enumerate(gates.GATES):
-        for a, b in itertools.product((0, 1), repeat=2):
-            assert function(a, b) & 1 == number >> (2 * a + b) & 1
-            assert function(np.array(a == 1), np.array(b == 1)) == number >> (2 * a + b) & 1
-
-
 def test_pruning_keeps_the_function():
     rng, values = random.Random(1), np.random.default_rng(1).random((27, 50)) < 0.5
     for seed in range(20):
@@ -134,55 +127,47 @@ def test_shipped_circuits_do_what_their_files_say(name):
         assert (result["solved"] is not None) == (result["wrong"] == 0)
 
 
+STEP = """var step = (circuit, planes, height, width, wrap) =>
+    GateCells.step(circuit, planes.map((p) => Uint8Array.from(p)), height, width, wrap)
+        .map((plane) => [...plane])"""
+
+
 @pytest.mark.parametrize("wrap", [False, True])
 def test_javascript_takes_the_same_step(wrap):
     v8 = MiniRacer()
-    v8.eval((DEMO / "gates.js").read_text(encoding="utf-8"))
-    circuits = [some_circuit(), shipped("letter")[0][1]]
-    for circuit in circuits:
+    v8.eval(f"{(DEMO / 'gates.js').read_text(encoding='utf-8')}\n{STEP}")
+    for circuit in (some_circuit(), shipped("letter")[0][1]):
         bits = len(circuit.outputs)
         state = np.random.default_rng(2).random((bits, 7, 5)) < 0.5
-        planes = json.dumps(state.reshape(bits, -1).astype(int).tolist())
-        call = f"GateCells.step({json.dumps(circuit._asdict())}, {planes}.map((p) => "
-        call += f"Uint8Array.from(p)), 7, 5, {json.dumps(wrap)}).map((p) => Array.from(p))"
-        found = np.array(json.loads(v8.eval(f"JSON.stringify({call})")))
+        planes = state.reshape(bits, -1).astype(int).tolist()
+        found = np.array(v8.call("step", circuit._asdict(), planes, 7, 5, wrap))
         expected = gates.step(circuit, state, wrap)
         np.testing.assert_array_equal(found.reshape(expected.shape), expected)
     v8.close()
 
 
-def test_a_figure_shows_its_bits_and_a_click_changes_them(chromium):
-    tab = chromium.new_page()
-    troubles, start = hear(tab), np.random.default_rng(4).random((1, 16, 16)) < 0.5
-    still = {"circuit": some_circuit(bits=1), "start": start, "wrap": True, "seconds": 1e6}
-    still |= {"life": 0, "colours": ["#000000", "#ffffff"], "alt": "noise", "title": "Noise"}
-    tab.set_content(show_gates(still).data)
+def test_figures_show_their_bits_take_clicks_and_change_circuits(chromium):
+    """One stands still; another has two bits that stay, then one that moves to the right."""
+    tab, start = chromium.new_page(), np.random.default_rng(4).random((2, 16, 16)) < 0.5
+    troubles, stay = hear(tab), gates.Circuit(18, (), (4, 13))
+    still = {"circuit": stay, "start": start, "wrap": True, "seconds": 1e6, "life": 0}
+    still |= {"colours": ["#000000", "#ffffff"], "alt": "noise", "title": "Noise"}
+    moving = still | {"then": gates.Circuit(9, (), (3,)), "after": 3, "seconds": 0}
+    tab.set_content(show_gates(still, moving).data)
+    data = "canvas.getContext('2d').getImageData(0, 0, 16, 16).data"
+    reds = f"canvas => [...{data}].filter((_, i) => i % 4 === 0)"
 
     def bits():
-        image = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 16, 16).data]"
-        return np.array(tab.locator("canvas").evaluate(image)).reshape(16, 16, 4)[..., 0] == 255
+        return np.reshape(tab.locator("canvas").first.evaluate(reds), (16, 16)) == 255
 
     np.testing.assert_array_equal(bits(), start[0])
     assert troubles == []
     for _ in range(5):  # by chance a click may leave bits as they were, if hardly five
-        tab.locator("canvas").click(position={"x": 20, "y": 20})
+        tab.locator("canvas").first.click(position={"x": 20, "y": 20})
     assert (bits() != start[0]).any()
-    tab.close()
-
-
-def test_a_second_circuit_takes_over_the_first_bit(chromium):
-    """Two bits that stay, then one that moves to the right in each step."""
-    tab = chromium.new_page()
-    start = np.random.default_rng(5).random((2, 4, 4)) < 0.5
-    stay, move = gates.Circuit(18, (), (4, 13)), gates.Circuit(9, (), (3,))
-    figure = {"circuit": stay, "then": move, "after": 3, "start": start, "wrap": True, "life": 0}
-    figure |= {"seconds": 0, "colours": ["#000000", "#ffffff"], "alt": "", "title": ""}
-    tab.set_content(show_gates(figure).data)
-    image = (
-        "(c => [...c.getContext('2d').getImageData(0, 0, 4, 4).data].filter((_, i) => !(i % 4)))"
-    )
+    shown = f"String(({reds})(document.querySelectorAll('canvas')[1]))"
     moved = ",".join(map(str, 255 * np.roll(start[0], 1, axis=1).ravel()))
-    tab.wait_for_function(f"String({image}(document.querySelector('canvas'))) === '{moved}'")
+    tab.wait_for_function(f"(moved) => {shown} === moved", arg=moved)
     tab.close()
 
 

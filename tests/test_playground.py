@@ -1,9 +1,7 @@
 """The live pattern as readers meet it: in the book, from disk or served, and in a notebook."""
 
-import base64
 import contextlib
 import gzip
-import io
 import os
 import re
 import shutil
@@ -11,52 +9,26 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from conftest import hear, serving, skip_or_fail
+from conftest import serving, write_page
 from PIL import Image
-from test_book import HTML, PAGES
+from readers import Reader, opening
+from test_book import HTML
 
 from nca_lib import load_run
 from nca_lib.show import page as demo
 
-pytestmark = pytest.mark.browser
-
-GENEROUS = 60_000  # milliseconds; only a failure takes as long
 STILL = "A small green lizard on white"
 HELD = "where its training ended"
 THREE = "run=lizard+lizard-persistent+lizard-regenerating"
 
 
-class Reader:
-    """A tab with the playground, and everything that went wrong in it."""
-
-    def __init__(self, chromium, address, fragment, script="", sees="canvas", **context):
-        view = {"viewport": {"width": 1280, "height": 1400}, "offline": address.startswith("file:")}
-        self.context = chromium.new_context(**(view | context))
-        self.context.add_init_script(script)
-        self.tab = self.context.new_page()
-        self.tab.set_default_timeout(GENEROUS)
-        self.troubles, self.requests = hear(self.tab), []
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.goto(address + fragment, wait_until="load")
-        self.tab.wait_for_selector(f".nca-player {sees}")
-
-    def role(self, role, name):
-        return self.tab.get_by_role(role, name=name, exact=True)
-
-    def button(self, name):
-        return self.role("button", name)
-
-    def canvas(self):
-        return self.tab.locator(".nca-player canvas")
-
+class Player(Reader):
     def weights(self):
         return [url.rpartition("/")[2] for url in self.requests if re.search("/weights/.*js", url)]
 
     def pixels(self, index=0) -> np.ndarray:
         """The canvas as premultiplied RGBA, (H, W, 4) in [0, 1]."""
-        address = self.canvas().nth(index).evaluate("(canvas) => canvas.toDataURL()")
-        image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
-        pixels = np.asarray(image.convert("RGBA"), np.float32) / 255
+        pixels = super().pixels(index).astype(np.float32) / 255
         return np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=-1)
 
     def wait_for_nothing(self, rows, columns):
@@ -68,23 +40,6 @@ class Reader:
                 return copy.getImageData(0, 0, width, height).data.every((value) => value === 0);
             }""",
             arg=[rows.start, columns.start, len(rows), len(columns)],
-        )
-
-    def steps(self) -> int:
-        return int(re.match(r"Step (\d+)", self.tab.inner_text(".nca-counter"))[1])
-
-    def wait_for_step(self, step):
-        self.tab.wait_for_function(
-            "(n) => parseInt(document.querySelector('.nca-counter').textContent.slice(5)) >= n",
-            arg=step,
-        )
-
-    def status(self) -> str:
-        return self.tab.inner_text(".nca-status")
-
-    def wait_for_status(self, text):
-        self.tab.wait_for_function(
-            "(t) => document.querySelector('.nca-status').textContent.includes(t)", arg=text
         )
 
     @contextlib.contextmanager
@@ -106,44 +61,11 @@ class Reader:
         with self.hears(said or f"{pattern}."):
             self.role("radio", pattern).click()
 
-    def pause(self, step=0):
-        self.wait_for_step(step)
-        self.button("Pause").click()
-        return self
-
 
 @pytest.fixture
-def address():
-    if "book/playground.html" not in PAGES:
-        skip_or_fail(f"no playground at {HTML}; build it first with `make book`")
-    return (HTML / "book" / "playground.html").as_uri()
-
-
-@pytest.fixture
-def read(chromium, address):
-    """Opens the playground; whatever a test does, the page may not complain."""
-    readers = []
-
-    def open_page(fragment="", where=None, **options):
-        readers.append(Reader(chromium, where or address, fragment, **options))
-        return readers[-1]
-
-    yield open_page
-    for reader in readers:
-        assert reader.troubles == []
-        reader.context.close()
-
-
-@pytest.fixture
-def notebook(tmp_path):
-    """Writes a page with nothing but what cells have shown."""
-
-    def write(*shown):
-        path = tmp_path / "notebook.html"
-        path.write_text(f"<!doctype html><meta charset=utf-8><title>x</title>{'<hr>'.join(shown)}")
-        return path.as_uri()
-
-    return write
+def read(chromium):
+    with opening(Player, chromium, "playground") as read:
+        yield read
 
 
 def error(pixels, name) -> float:
@@ -167,24 +89,16 @@ def test_half_of_the_regenerating_lizard_grows_back(read):
     assert reader.weights() == [f"{name}.js"]  # and no other run's
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_lizard_of_the_front_page_heals(read, address, width):
+def test_the_lizard_of_the_front_page_heals(read):
     """A drag across it takes much away, most of which comes back."""
-    where = address.replace("playground", "index")
-    reader = read(where=where, viewport={"width": width, "height": 844}).pause(128)
-    target, box = load_run("lizard-regenerating").target, reader.canvas().bounding_box()
+    reader = read(where="index", viewport={"width": 390, "height": 844}).pause(128)
+    target = load_run("lizard-regenerating").target
 
     def error():
         return float(np.mean((reader.pixels()[4:-4, 4:-4] - target) ** 2))
 
-    def point(x, y):
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
     whole = error()
-    reader.tab.mouse.move(*point(0.3, 0.5))  # across its head
-    reader.tab.mouse.down()
-    reader.tab.mouse.move(*point(0.55, 0.3), steps=8)
-    reader.tab.mouse.up()
+    reader.drag((0.3, 0.5), (0.55, 0.3))  # across its head
     cut = error()
     reader.button("Play").click()
     reader.pause(reader.steps() + 100)
@@ -193,20 +107,8 @@ def test_the_lizard_of_the_front_page_heals(read, address, width):
 
 
 def test_it_runs_only_while_it_is_seen(read):
-    reader = read("#run=lizard-persistent&speed=120")
-    reader.wait_for_step(4)
-    frames = """(n) => new Promise((done) => {
-        const wait = () => (n-- > 0 ? requestAnimationFrame(wait) : done());
-        wait();
-    })"""
-    player = reader.tab.locator(".nca-player")
-    player.evaluate("(player) => { player.style.translate = '-9999px'; }")
-    reader.tab.evaluate(frames, 10)
-    before = reader.steps()
-    reader.tab.evaluate(frames, 20)
-    assert reader.steps() == before
-    player.evaluate("(player) => { player.style.translate = ''; }")
-    reader.wait_for_step(before + 4)
+    reader = read("#run=lizard-persistent&speed=120").wait_for_step(4)
+    reader.assert_it_sleeps_out_of_sight()
 
 
 def test_patterns_that_never_learned_to_last_are_paused_once(read):
@@ -216,10 +118,10 @@ def test_patterns_that_never_learned_to_last_are_paused_once(read):
     reader.choose("Fish")  # which grows by itself
     reader.wait_for_status(HELD)
     assert error(reader.pixels(), "fish") < 0.03
-    reader.canvas().click()  # what stands still so wakes when it is touched
+    reader.canvas.click()  # what stands still so wakes when it is touched
     reader.wait_for_step(40)
     reader.pause()  # the reader's own pause, however, holds
-    reader.canvas().click()
+    reader.canvas.click()
     reader.button("Start over").click()
     reader.choose("Donut")
     assert reader.steps() == 0 and reader.button("Play").is_visible()
@@ -240,27 +142,23 @@ def test_reduced_motion_begins_with_a_picture(read):
     reader.button("Play").wait_for()
 
 
-def test_without_scripts_there_is_a_picture_and_a_sentence(chromium, address, notebook):
+def test_without_scripts_there_is_a_picture_and_a_sentence(chromium, tmp_path):
     with chromium.new_context(java_script_enabled=False, offline=True) as context:
         tab = context.new_page()
-        tab.goto(address)
+        for page in ("evolve", "playground"):
+            tab.goto((HTML / "book" / f"{page}.html").as_uri())
+            assert tab.get_by_text("With scripts switched on").is_visible()
         assert tab.get_by_alt_text(STILL).is_visible()
-        assert tab.get_by_text("With scripts switched on").is_visible()
-        tab.goto(address.replace("playground", "evolve"))
-        assert tab.get_by_text("With scripts switched on").is_visible()
-        tab.goto(notebook(demo.show("donut").data))
+        tab.goto(write_page(tmp_path, demo.show("donut").data))
         image = tab.get_by_alt_text("Donut, as it has grown")
         assert image.is_visible() and image.evaluate("(image) => image.naturalWidth") > 100
 
 
-@pytest.mark.parametrize("by", ["mouse", "keyboard"])
-def test_play_step_reset_and_cut(read, by):
-    reader = read("#run=lizard-persistent&speed=240&grid=32")
-    reader.wait_for_step(40)
+def test_play_step_reset_and_cut_by_keyboard(read):
+    reader = read("#run=lizard-persistent&speed=240&grid=32").wait_for_step(40)
 
     def press(name):
-        button = reader.button(name)
-        button.click() if by == "mouse" else button.press("Enter")
+        reader.button(name).press("Enter")
 
     press("Pause")
     before = reader.steps()
@@ -280,12 +178,9 @@ def test_play_step_reset_and_cut(read, by):
 
 
 def test_saving_an_image(read):
-    reader = read("#run=lizard-regenerating&speed=120")
-    reader.wait_for_step(32)
-    with reader.tab.expect_download() as download:
-        reader.button("Save image").press("Enter")
-    assert download.value.suggested_filename == "lizard-regenerating.png"
-    image = np.asarray(Image.open(download.value.path()).convert("RGB"))
+    saved = read("#run=lizard-regenerating&speed=120").wait_for_step(32).saved("Save image")
+    assert saved.suggested_filename == "lizard-regenerating.png"
+    image = np.asarray(Image.open(saved.path()).convert("RGB"))
     assert image.shape == (480, 480, 3)
     assert (image[0, 0] == 255).all() and image.min() < 100
 
@@ -345,12 +240,12 @@ def test_patterns_are_chosen_by_mouse_and_keyboard_and_loaded_only_then(read):
     loaded += ["fish.js", "lizard.js", "lizard-persistent.js"]
     reader.button("Wound all three").click()
     reader.wait_for_status("Cut")
-    assert reader.canvas().count() == 3 and reader.weights() == loaded
-    tops = {round(canvas.bounding_box()["y"]) for canvas in reader.canvas().all()}
+    assert reader.canvas.count() == 3 and reader.weights() == loaded
+    tops = {round(canvas.bounding_box()["y"]) for canvas in reader.canvas.all()}
     assert len(tops) == 1, "in one row"
     reader.button("Start over").click()
     reader.role("radio", "Erase").click()
-    reader.canvas().nth(1).click()  # in the middle of one, and so of all
+    reader.canvas.nth(1).click()  # in the middle of one, and so of all
     assert all(reader.pixels(i).max() == 0 for i in range(3))
     reader.tab.go_back()
     reader.wait_for_status("Lizard regenerating.")
@@ -375,121 +270,89 @@ def test_views_by_mouse_and_keyboard(read):
 
 @pytest.fixture
 def grown(read):
-    """A grown lizard, paused, and where on the screen a place of its grid is, in sides of it."""
+    """A grown lizard, paused."""
     fragment = "#run=lizard-regenerating&speed=240&grid=32"
     reader = read(fragment, has_touch=True, viewport={"width": 1280, "height": 720}).pause(48)
     reader.tab.evaluate("scrollTo(0, 0)")
-    box = reader.canvas().bounding_box()
     assert reader.pixels()[14:18, 14:18, 3].min() > 0
-    return reader, lambda row, column: (
-        box["x"] + box["width"] * column,
-        box["y"] + box["height"] * row,
-    )
+    return reader
 
 
 def test_the_pointer_erases_drags_and_plants(grown):
-    reader, at = grown
-    before = reader.pixels()
-    reader.tab.mouse.move(*at(0.5, 0.5))
-    reader.tab.mouse.down()
-    after = reader.pixels()
-    assert reader.status() and after[14:18, 14:18].max() == 0
+    mouse, before = grown.tab.mouse, grown.pixels()
+    mouse.move(*grown.at(0.5, 0.5))
+    mouse.down()
+    after = grown.pixels()
+    assert grown.status() and after[14:18, 14:18].max() == 0
     np.testing.assert_array_equal(after[:, :12], before[:, :12])
-    reader.tab.mouse.move(*at(0.5, 0.1))  # one long movement, without gaps
-    reader.tab.mouse.up()
-    left = reader.pixels()
+    mouse.move(*grown.at(0.1, 0.5))  # one long movement, without gaps
+    mouse.up()
+    left = grown.pixels()
     assert left[15:17, 3:17].max() == 0
-    reader.tab.mouse.move(*at(0.9, 0.9))  # the button is up
-    np.testing.assert_array_equal(reader.pixels(), left)
-    ring = reader.tab.locator(".nca-cursor").bounding_box()
-    assert ring["width"] == pytest.approx(
-        reader.canvas().bounding_box()["width"] * 6 / 32, rel=0.05
-    )
-    reader.role("radio", "Plant").click()
-    reader.tab.mouse.click(*at(31.5 / 32, 0.5 / 32))
-    assert reader.pixels()[31, 0].tolist() == [0, 0, 0, 1]
+    mouse.move(*grown.at(0.9, 0.9))  # the button is up
+    np.testing.assert_array_equal(grown.pixels(), left)
+    ring = grown.tab.locator(".nca-cursor").bounding_box()
+    assert ring["width"] == pytest.approx(grown.canvas.bounding_box()["width"] * 6 / 32, rel=0.05)
+    grown.role("radio", "Plant").click()
+    mouse.click(*grown.at(0.5 / 32, 31.5 / 32))
+    assert grown.pixels()[31, 0].tolist() == [0, 0, 0, 1]
 
 
 def test_the_keyboard_erases_and_plants_and_leaves_the_browser_its_own(grown):
-    reader, _ = grown
-    press = reader.tab.keyboard.press
+    press = grown.tab.keyboard.press
     press("Shift+Tab")  # from the button back to the canvas
-    assert reader.canvas().evaluate("(canvas) => canvas === document.activeElement")
-    cursor = reader.tab.locator(".nca-cursor")
+    assert grown.has_focus(grown.canvas)
+    cursor = grown.tab.locator(".nca-cursor")
     assert cursor.is_visible()
-    scrolled = reader.tab.evaluate("scrollY")
+    scrolled = grown.tab.evaluate("scrollY")
     press("Enter")
-    assert reader.status() and reader.pixels()[14:18, 14:18].max() == 0
+    assert grown.status() and grown.pixels()[14:18, 14:18].max() == 0
     press("Tab")
     assert not cursor.is_visible()
-    reader.role("radio", "Erase").press("ArrowRight")
-    reader.role("radio", "Cut").press("ArrowRight")
-    reader.canvas().focus()
+    grown.role("radio", "Erase").press("ArrowRight")
+    grown.role("radio", "Cut").press("ArrowRight")
+    grown.canvas.focus()
     for key in ["ArrowDown", "ArrowRight"] * 12:  # into the lower right corner
         press(key)
     press("Space")
-    assert reader.pixels()[31, 31].tolist() == [0, 0, 0, 1]
-    assert reader.tab.evaluate("scrollY") == scrolled
-    reader.tab.evaluate("addEventListener('keydown', (e) => { taken = e.defaultPrevented; })")
+    assert grown.pixels()[31, 31].tolist() == [0, 0, 0, 1]
+    assert grown.tab.evaluate("scrollY") == scrolled
+    grown.tab.evaluate("addEventListener('keydown', (e) => { taken = e.defaultPrevented; })")
     for key in ["ArrowLeft", "Alt+ArrowLeft", "Control+Enter", "Meta+ArrowUp", "PageDown"]:
         press(key)
-        assert reader.tab.evaluate("taken") == (key == "ArrowLeft")
+        assert grown.tab.evaluate("taken") == (key == "ArrowLeft")
 
 
 def test_a_finger_taps_and_wipes_and_a_swipe_scrolls_the_page(grown):
-    """By Chromium's own touch input, which decides by itself when a movement is a scroll."""
-    reader, at = grown
-    touch = reader.tab.context.new_cdp_session(reader.tab)
-
-    def swipe(*places):
-        # The finger rests before it leaves, or the page would glide on.
-        kinds = ["touchStart", *["touchMove"] * len(places), "touchEnd"]
-        for i, kind in enumerate(kinds):
-            x, y = places[min(i, len(places) - 1)]
-            points = [] if kind == "touchEnd" else [{"x": x, "y": y}]
-            event = {"type": kind, "touchPoints": points, "timestamp": 1 + i}
-            touch.send("Input.dispatchTouchEvent", event)
-
-    before = reader.pixels()
-    rest = "() => { rests = false; addEventListener('scrollend', () => { rests = true; }); }"
-    reader.tab.evaluate(rest)
-    swipe(*(at(0.6 - 0.05 * i, 0.5) for i in range(11)))
-    reader.tab.wait_for_function("() => rests && scrollY > 0")
-    np.testing.assert_array_equal(reader.pixels(), before)
-    reader.tab.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
-    swipe(*(at(0.5, 0.1 + 0.05 * i) for i in range(11)))
-    reader.wait_for_nothing(range(15, 17), range(10, 19))
-    reader.button("Start over").click()
-    reader.tab.touchscreen.tap(*at(0.5, 0.5))
-    reader.wait_for_nothing(range(32), range(32))
+    before = grown.pixels()
+    grown.swipe_and_scroll(*((0.5, 0.6 - 0.05 * i) for i in range(11)))
+    np.testing.assert_array_equal(grown.pixels(), before)
+    grown.swipe(*((0.1 + 0.05 * i, 0.5) for i in range(11)))
+    grown.wait_for_nothing(range(15, 17), range(10, 19))
+    grown.button("Start over").click()
+    grown.tab.touchscreen.tap(*grown.at(0.5, 0.5))
+    grown.wait_for_nothing(range(32), range(32))
 
 
 def test_cuts_at_any_angle_and_turns_that_follow_a_drag(grown):
-    reader, at = grown
-    whole = reader.pixels()
-
-    def drag(tool, start, end):
-        reader.role("radio", tool).click()
-        reader.tab.mouse.move(*at(*start))
-        reader.tab.mouse.down()
-        reader.tab.mouse.move(*at(*end), steps=3)
-        reader.tab.mouse.up()
-
-    drag("Turn", (0.1, 0.5), (0.5, 0.9))  # from the top to the right
-    np.testing.assert_array_equal(reader.pixels(), np.rot90(whole, -1))
-    assert reader.role("slider", "Turned by").get_attribute("aria-valuetext") == "90°"
-    reader.canvas().focus()
+    whole, turned = grown.pixels(), grown.role("slider", "Turned by")
+    grown.role("radio", "Turn").click()
+    grown.drag((0.5, 0.1), (0.9, 0.5))  # from the top to the right
+    np.testing.assert_array_equal(grown.pixels(), np.rot90(whole, -1))
+    assert turned.get_attribute("aria-valuetext") == "90°"
+    grown.canvas.focus()
     for _ in range(18):
-        reader.tab.keyboard.press("ArrowLeft")
-    assert reader.role("slider", "Turned by").get_attribute("aria-valuetext") == "0°"
-    drag("Cut", (0.1, 0.1), (0.9, 0.9))
-    cut = reader.pixels()[..., 3]
+        grown.tab.keyboard.press("ArrowLeft")
+    assert turned.get_attribute("aria-valuetext") == "0°"
+    grown.role("radio", "Cut").click()
+    grown.drag((0.1, 0.1), (0.9, 0.9))
+    cut = grown.pixels()[..., 3]
     y, x = np.mgrid[:32, :32]
     upper, lower = cut[y < x].sum(), cut[y > x].sum()
     assert min(upper, lower) == 0 and max(upper, lower) > 0
     for key in ["ArrowUp"] * 5 + ["Enter"]:  # straight up from the middle of the cursor's row
-        reader.tab.keyboard.press(key)
-    assert 0 < reader.pixels()[..., 3].sum() < cut.sum()
+        grown.tab.keyboard.press(key)
+    assert 0 < grown.pixels()[..., 3].sum() < cut.sum()
 
 
 def test_on_a_narrow_page_nothing_is_cut_off(read):
@@ -506,15 +369,15 @@ def test_on_a_narrow_page_nothing_is_cut_off(read):
 def test_forced_colours_and_paper(read):
     reader = read("#run=lizard-persistent&speed=240").pause(40)
     ground = "(canvas) => getComputedStyle(canvas).backgroundColor"
-    before = reader.canvas().evaluate(ground)
+    before = reader.canvas.evaluate(ground)
     reader.tab.emulate_media(forced_colors="active", color_scheme="dark")
-    assert reader.canvas().evaluate(ground) != "rgb(0, 0, 0)"
+    assert reader.canvas.evaluate(ground) != "rgb(0, 0, 0)"
     reader.tab.emulate_media(forced_colors="none", color_scheme="light", media="print")
     # The theme follows the system's colours in an event of its own, after this call has returned.
     canvas = "document.querySelector('.nca-player canvas')"
     is_light = f"(ground) => getComputedStyle({canvas}).backgroundColor === ground"
     reader.tab.wait_for_function(is_light, arg=before)
-    assert reader.canvas().is_visible()
+    assert reader.canvas.is_visible()
     assert not reader.button("Play").is_visible()
     assert not reader.button("Link to this setting").is_visible()
 
@@ -524,7 +387,7 @@ def settings(reader) -> tuple:
     sliders = reader.tab.get_by_role("slider").all()
     view = reader.role("combobox", "View").input_value()
     shown = (slider.get_attribute("aria-valuetext") for slider in sliders)
-    return reader.canvas().count(), view, *shown
+    return reader.canvas.count(), view, *shown
 
 
 def test_a_link_restores_every_setting_and_back_leads_back(read):
@@ -542,9 +405,8 @@ def test_a_link_restores_every_setting_and_back_leads_back(read):
     assert copied == reader.tab.url and "view=alpha" in copied
     assert settings(read(where=copied)) == (2, "alpha", *expected[2:])
     reader.tab.go_back()
-    reader.tab.wait_for_function(
-        "() => document.querySelector('.nca-player select').value === 'hidden 2'"
-    )
+    shown = "() => document.querySelector('.nca-player select').value"
+    reader.tab.wait_for_function(f"{shown} === 'hidden 2'")
     assert settings(reader) == expected
     reader.tab.evaluate("location.hash = 'what-to-try'")  # a section, and no setting
     assert settings(reader) == expected
@@ -568,44 +430,34 @@ def test_of_quick_choices_the_last_one_counts(read):
     reader.tab.wait_for_function("() => NCA.records.size >= 9")
     reader.wait_for_status("Lizard regenerating.")
     reader.wait_for_step(3)
-    assert reader.role("radio", "regenerating").is_checked() and reader.canvas().count() == 1
+    assert reader.role("radio", "regenerating").is_checked() and reader.canvas.count() == 1
     assert reader.tab.get_by_role("application", name="Lizard regenerating").is_visible()
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (390, 844)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
 @pytest.mark.parametrize("page", ["index", "playground"])
-def test_everything_is_on_one_screen_and_nothing_moves(chromium, address, page, size):
-    watch = """moved = 0; new PerformanceObserver((list) => {
-        for (const { value } of list.getEntries()) moved += value;
-    }).observe({ type: "layout-shift", buffered: true });"""
-    view = {"width": size[0], "height": size[1]}
-    with chromium.new_context(viewport=view, offline=True) as context:
-        tab = context.new_page()
-        tab.add_init_script(watch)
-        tab.goto(address.replace("playground", page))
-        tab.wait_for_function(
-            "() => parseInt(document.querySelector('.nca-counter')?.textContent.slice(5)) > 0"
-        )
-        # On the front page the ways to the other live pages, too.
-        low = tab.locator(".nca-player :is(canvas, button, input, select), .nca-hero + p a")
-        bottoms = "(all) => all.map((e) => e.getBoundingClientRect().bottom)"
-        assert max(low.evaluate_all(bottoms)) <= size[1]
-        assert tab.evaluate("moved") < 0.05
-        assert tab.get_by_text("Drag to erase").is_visible()
-        assert tab.locator(".nca-hero + p a[href='evolve.html']").count() == (page == "index")
+def test_everything_is_on_one_screen_and_nothing_moves(read, page, width, height):
+    reader = read(where=page, viewport={"width": width, "height": height}).wait_for_step(1)
+    # On the front page the ways to the other live pages, too.
+    ways = reader.tab.locator(".nca-hero + p a")
+    used = reader.tab.locator(".nca-player :is(canvas, button, input, select)").or_(ways)
+    assert max(reader.edges(used)) <= height
+    reader.assert_nothing_moved()
+    assert reader.tab.get_by_text("Drag to erase").is_visible()
+    assert ways.and_(reader.tab.locator("[href='evolve.html']")).count() == (page == "index")
 
 
 def test_what_does_not_last_starts_over_in_time_and_says_so(read):
     """A player that a page makes for itself, as the head of player.js says."""
     reader = read("#run=heart")
-    make = """(name) => {
+    make = """() => {
         document.querySelector(".nca-player").remove();
         const box = document.createElement("div");
         box.className = "nca-player";
         document.querySelector("article h1").after(box);
-        NCA.player(box, NCA.records.get(name), { again: true, speed: 1000, tools: "play" });
+        NCA.player(box, NCA.records.get("heart"), { again: true, speed: 1000, tools: "play" });
     }"""
-    reader.tab.evaluate(make, "heart")
+    reader.tab.evaluate(make)
     reader.wait_for_status("starts over soon")
     reader.wait_for_status("Started over")
     assert reader.button("Pause").is_visible() and not reader.button("Start over").is_visible()
@@ -613,7 +465,7 @@ def test_what_does_not_last_starts_over_in_time_and_says_so(read):
 
 
 @pytest.fixture
-def replace(address, tmp_path):
+def replace(tmp_path):
     """Replaces weight files of a copy of the book; gives the address of its playground."""
     shutil.copytree(HTML, tmp_path / "html", copy_function=os.symlink)
 
@@ -646,7 +498,7 @@ def test_malformed_weights_are_refused_in_words_and_do_no_harm(read, replace):
         ("Butterfly", "could not be loaded"),
     ]:
         reader.choose(name, message)
-        assert reader.tab.get_by_role("radio", name="Lizard", exact=True).is_checked()
+        assert reader.role("radio", "Lizard").is_checked()
         reader.wait_for_step(reader.steps() + 3)  # what was there goes on
     (told,) = reader.troubles  # the browser itself tells of a file that is not there
     assert "net::ERR_FILE_NOT_FOUND" in told
@@ -662,28 +514,23 @@ def test_a_file_cannot_make_the_page_wait(read, replace):
 
 def test_where_the_first_weights_are_bad_words_say_so_and_others_still_grow(read, replace):
     where = replace(lizard_regenerating=damage)
-    reader = read(where=where, sees="p:text('cannot be used')")
-    assert reader.canvas().count() == 0 and reader.tab.get_by_alt_text(STILL).is_visible()
+    reader = read(where=where, sees=".nca-player p:text('cannot be used')")
+    assert reader.canvas.count() == 0 and reader.tab.get_by_alt_text(STILL).is_visible()
     reader.button("Step").click()
     reader.choose("Donut")
     reader.wait_for_step(2)
-    front = where.replace("playground", "index")
-    reader = read(where=front, sees="p:text('This is a picture of what they grow')")
+    told = ".nca-player p:text('This is a picture of what they grow')"
+    reader = read(where=where.replace("playground", "index"), sees=told)
     assert reader.tab.get_by_alt_text(STILL).is_visible()
 
 
-def test_a_long_title_does_not_widen_the_page(read, notebook):
-    page = notebook(demo.show("heart", title="heart" * 180_000).data)
-    reader = read(where=page)
-    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 1280
-
-
-def test_a_notebook_shows_several_that_keep_apart(read, notebook):
+def test_a_notebook_shows_several_that_keep_apart(read, tmp_path):
     bare = demo.show("heart", speed=240).data
     large = demo.show(load_run("lizard-regenerating"), grid=64, seeds=4, controls=True).data
-    third = demo.show("lizard-persistent", controls=True).data
+    third = demo.show("lizard-persistent", title="lizard" * 150_000, controls=True).data
     assert max(len(bare), len(large)) < 80_000
-    reader = read(where=notebook(bare, large, third), viewport={"width": 1280, "height": 4000})
+    page = write_page(tmp_path, f"{bare}<hr>{large}<hr>{third}")
+    reader = read(where=page, viewport={"width": 1280, "height": 4000})
     assert reader.tab.evaluate("typeof NCA") == "undefined"  # nothing is left behind
     reader.wait_for_status(HELD)
     assert error(reader.pixels(0), "heart") < 0.03
@@ -696,6 +543,7 @@ def test_a_notebook_shows_several_that_keep_apart(read, notebook):
     third.get_by_role("button", name="Pause").click()
     assert [reader.pixels(i).shape[0] for i in range(3)] == [32, 64, 40]
     assert reader.tab.get_by_role("slider").count() == 12
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 1280  # by no title
     assert reader.weights() == []
 
 
@@ -711,7 +559,5 @@ def test_the_front_page_is_light_and_alive_before_any_other_run_is_fetched(read)
     sizes = {path: (HTML / path).stat().st_size for path in paths}  # as they lie on the disk
     assert len(sizes) > 20 and sum(sizes.values()) < 1_500_000, sizes
     own = ("nca.js", "playground.js", "playground.css", "catalogue.js", "lizard-regenerating.js")
-    packed = [
-        len(gzip.compress((HTML / path).read_bytes())) for path in paths if path.endswith(own)
-    ]
-    assert len(packed) == len(own) and sum(packed) < 25_000
+    files = [(HTML / path).read_bytes() for path in paths if path.endswith(own)]
+    assert len(files) == len(own) and sum(len(gzip.compress(file)) for file in files) < 25_000

@@ -40,15 +40,10 @@ def read(path):
     ("given", "remote", "repository"),
     [
         ("jane-doe/grow.it/", OTHER, "jane-doe/grow.it"),
-        ("https://github.com/jane-doe/grow.it.git", OTHER, "jane-doe/grow.it"),
         ("git@github.com:jane-doe/grow.it.git", OTHER, "jane-doe/grow.it"),
         ("", OTHER, ""),
-        (None, "https://github.com/jane/lizards.git", "jane/lizards"),
-        (None, "git@github.com:jane/lizards.git", "jane/lizards"),
         (None, "https://user:secret@github.com/jane/lizards.git", "jane/lizards"),
-        (None, "https://jane@github.com/jane/lizards", "jane/lizards"),
         (None, "http://www.GitHub.com/jane/lizards/", "jane/lizards"),
-        (None, "ssh://git@github.com:22/jane/lizards.git", "jane/lizards"),
         (None, "ssh://git@ssh.github.com:443/jane/lizards.git", "jane/lizards"),
         (None, "github.com:jane/lizards.git", "jane/lizards"),
         (None, "https://user:secret@gitlab.com/jane/lizards.git", ""),
@@ -56,13 +51,16 @@ def read(path):
         (None, "work:jane/lizards.git", ""),  # the host's name in somebody's settings of ssh
         (None, "on_this/disk", ""),
         (None, None, ""),
+        (None, "no git", ""),
     ],
 )
 def test_repository_is_what_is_given_else_the_remote(
     monkeypatch, tmp_path, given, remote, repository
 ):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    if remote:
+    if remote == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif remote:
         add_remote(tmp_path, remote)
     monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
     if given is not None:
@@ -70,14 +68,6 @@ def test_repository_is_what_is_given_else_the_remote(
     troubles = []
     assert publishing.find_repository(tmp_path, troubles) == repository
     assert bool(troubles) == (not repository) and "secret" not in "".join(troubles)
-
-
-def test_without_git_there_is_no_repository(monkeypatch, tmp_path):
-    monkeypatch.delenv("BOOK_REPOSITORY", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    troubles = []
-    assert publishing.find_repository(tmp_path, troubles) == ""
-    assert "git" in troubles[0]
 
 
 @pytest.mark.parametrize("given", ["lizards", "https://gitlab.com/a/b", "a/b?x", 'a/"onclick'])
@@ -143,15 +133,13 @@ def test_nothing_of_a_chapter_needs_jupyter_book(path):
 
 def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     monkeypatch.setenv("BOOK_REPOSITORY", "jane/lizards")
-    first, second, *_ = NOTEBOOKS
-    ran, changed = read(first), read(second)
-    output = {"output_type": "stream", "name": "stdout", "text": ["seen before it ran"]}
-    for each in (ran, changed):
-        next(cell for cell in each["cells"] if cell["cell_type"] == "code")["outputs"] = [output]
-    changed["cells"][0]["source"] = ["# As it was before"]
     monkeypatch.setattr(publishing, "EXECUTED", tmp_path)
-    (tmp_path / first.name).write_text(json.dumps(ran))
-    (tmp_path / second.name).write_text(json.dumps(changed))
+    output = {"output_type": "stream", "name": "stdout", "text": ["seen when it ran"]}
+    for path, change in zip(NOTEBOOKS, ({}, {"source": ["# As it was before"]}), strict=False):
+        ran = read(path)
+        ran["cells"][0] |= change
+        next(cell for cell in ran["cells"] if cell["cell_type"] == "code")["outputs"] = [output]
+        (tmp_path / path.name).write_text(json.dumps(ran))
     folder = tmp_path / "branch"
     publishing.main(["branch", str(folder)])
     (wheel,) = folder.glob("*.whl")
@@ -160,7 +148,7 @@ def test_branch_holds_notebooks_their_library_and_badges(monkeypatch, tmp_path):
     assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
     texts = [path.read_text(encoding="utf-8") for path in written]
     assert all(library in text for text in texts)
-    assert ["seen before it ran" in text for text in texts] == [True] + [False] * (len(texts) - 1)
+    assert ["seen when it ran" in text for text in texts] == [True] + [False] * (len(texts) - 1)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     badges = re.findall(r"colab-badge\.svg\)\]\((.*?)\)", readme)
     assert badges == [f"{COLAB}/{path.name}" for path in NOTEBOOKS]
@@ -185,16 +173,12 @@ def test_afterword_quotes_the_runs():
     assert [number for number in numbers if number not in text] == []
 
 
-def dependencies() -> dict[str, str]:
-    """The appendix's table of dependencies: name and licence."""
-    text = (BOOK / "dependencies.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\| ([a-z0-9-]+) \| .+? \| (.+?) \| .+ \|$", text, re.M))
-
-
 def test_appendix_lists_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     asked = (ROOT / "requirements.txt").read_text().splitlines()
     asked += project["build-system"]["requires"] + project["project"]["dependencies"]
     asked += project["project"]["optional-dependencies"]["oracle"]
     names = {re.match(r"[\w.-]*", line)[0] for line in asked}
-    assert dependencies().keys() == names - {""}
+    text = (BOOK / "dependencies.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([a-z0-9-]+) \| .+ \| .+ \| .+ \|$", text, re.M)
+    assert {*listed} == names - {""}

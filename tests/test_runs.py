@@ -5,28 +5,20 @@ import datetime
 import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from test_train import TINY
 
 from nca_lib import list_emoji, list_runs, load_emoji, load_run
 from nca_lib.lab.config import PRESETS
 from nca_lib.lab.healing import recover, wounds
-from nca_lib.lab.loop import run, run_keys, train
-from nca_lib.lab.machine import describe_device, versions
+from nca_lib.lab.loop import run, run_keys
+from nca_lib.lab.machine import versions
 from nca_lib.lab.task import initial_weights, make_task, make_trainer
 from nca_lib.loss import empty_loss, mse
 from nca_lib.train import parse
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A run folder of the reader's own."""
-    return train(TINY, tmp_path_factory.mktemp("runs") / "own")
 
 
 def decides(run):
@@ -65,11 +57,13 @@ def test_shipped_runs_begin_anew_as_their_history_says(name):
     trainer = strategy, _ = make_trainer(task)
     key, weights = run_keys(shipped.config.seed)[0], initial_weights(shipped.config, task.params)
     rows = [row for _, row in run(task, trainer, strategy.init(key, weights), range(1, count + 1))]
-    # Another compiler or processor rounds otherwise, and soon that is another path; and where
-    # members of a population explode, rounding decides how far, and so what is said of them all.
-    here, there = describe_device().partition(" x ")[2], shipped.info["device"].partition(" x ")[2]
-    is_alike = here == there and versions()["jaxlib"] == shipped.info["versions"]["jaxlib"]
-    rtol = 0.2 if decides(shipped) else 1e-4 if is_alike else 0.3
+    # Another processor rounds otherwise. A start that is grown for thousands of steps makes much of
+    # it, a pool a little, and another compiler, after a few generations, much too; where members of
+    # a population explode, it decides how far, and so what is said of them all.
+    is_same_compiler = versions()["jaxlib"] == shipped.info["versions"]["jaxlib"]
+    is_alike = is_same_compiler and not shipped.config.age
+    rtol_alike = 1e-2 if shipped.config.pool else 1e-4
+    rtol = 0.2 if decides(shipped) else rtol_alike if is_alike else 0.3
     of_all = ("fitness_mean", "fitness_best", "fitness_std") if is_alike else ()
     for column in ("loss", *of_all):
         found = [row[column] for row in rows]
@@ -94,13 +88,12 @@ def test_the_persistent_lizard_outlives_its_training():
     assert max(longer) <= 1.5 * once
 
 
-def test_every_loss_after_a_wound_is_that_of_a_life_in_a_python_loop(own):
-    run, keys = load_run(own), jax.random.split(jax.random.key(0), 2)
-    erased = wounds(run.config)["half at 90°"]
-    losses = recover(run.task, run.params, keys, 5, erased)
+def test_every_loss_after_a_wound_is_that_of_a_life_in_a_python_loop():
+    run, keys = load_run("lizard"), jax.random.split(jax.random.key(0), 2)
+    losses = recover(run.task, run.params, keys, 5, wounds(run.config)["half at 90°"])
     key_grow, key_after = jax.random.split(keys[1])
     state, model = run.frames(key_grow)[-1], run.task.merge(run.params)
-    state, looped = state.at[5:].set(0.0), []
+    state, looped = state.at[16:].set(0.0), []
     for fire in run.task.fires(key_after, 5):
         state = model(state, fire)
         looped.append(mse(state, run.target))
@@ -149,29 +142,10 @@ def test_the_lizard_of_gradients_is_of_the_same_task():
     assert run.evaluate(keys=8).mean() <= 0.0065
 
 
-def test_an_own_run_loads_alike(own):
-    run = load_run(own)
-    assert run.config == load_run(str(own)).config == TINY
-    assert run.target.shape == (10, 10, 4)
-    assert run.frames(jax.random.key(0)).shape == (7, 10, 10, 8)
-    assert run.evaluate(keys=3).shape == (3,)
-    assert not np.array_equal(run.evaluate(keys=2), run.evaluate(keys=2, factor=3))
-    np.testing.assert_allclose(run.evaluate(keys=8).mean(), run.info["loss"]["mean"], rtol=1e-5)
-
-
 def test_unknown_runs_are_named_with_those_that_exist(tmp_path):
     for name in ("newt", tmp_path):
         with pytest.raises(ValueError, match=f"'{name}' is neither one of .*lizard.*run.json"):
             load_run(name)
-
-
-def test_weights_of_another_configuration_are_refused(own, tmp_path):
-    folder = shutil.copytree(own, tmp_path / "changed")
-    (folder / "run.json").write_text(
-        (folder / "run.json").read_text().replace('"hidden": 32', '"hidden": 16')
-    )
-    with pytest.raises(ValueError, match="weights have shapes"):
-        load_run(folder)
 
 
 def test_readme_tells_what_the_runs_say():

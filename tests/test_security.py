@@ -43,15 +43,18 @@ def test_the_theme_s_handlers_are_taken_out_and_others_named():
 
 
 @pytest.fixture(scope="module")
-def root(request):
-    """Address of the book: on disk, or served."""
+def served():
+    """Address of the book, served."""
     if not PAGES:
         skip_or_fail(f"no book at {HTML}; build it first with `make book`")
-    if request.param == "disk":
-        yield HTML.as_uri()
-    else:
-        with serving(HTML) as address:
-            yield address
+    with serving(HTML) as address:
+        yield address
+
+
+@pytest.fixture(params=["disk", "http"])
+def root(request, served):
+    """Its address, on disk and served."""
+    return served if request.param == "http" else HTML.as_uri()
 
 
 @pytest.fixture
@@ -70,16 +73,12 @@ def tab(chromium):
 SERVED = [
     f"book/{name}.html" for name in ("05_es_training", "playground", "world", "evolve", "breed")
 ]
-both = pytest.mark.parametrize("root", ["disk", "http"], indirect=True)
-served = pytest.mark.parametrize("root", ["http"], indirect=True)
 
 
-@pytest.mark.browser
-@served
 @pytest.mark.parametrize("page", ["index.html", "404.html", "search.html", *SERVED])
-def test_nothing_that_a_page_does_is_stopped(root, tab, page):
+def test_nothing_that_a_page_does_is_stopped(served, tab, page):
     """One of each kind; test_book.py opens all from disk, and hears what is stopped, too."""
-    tab.goto(f"{root}/{page}", wait_until="load")
+    tab.goto(f"{served}/{page}", wait_until="load")
     if page == "index.html":
         tab.wait_for_url("**/book/index.html")
     tab.evaluate("document.querySelector('.math') && MathJax.startup.promise")
@@ -88,13 +87,11 @@ def test_nothing_that_a_page_does_is_stopped(root, tab, page):
     assert tab.locator(".math:not(:has(svg))").count() == 0
 
 
-@pytest.mark.browser
-@served
-def test_what_the_theme_offers_works(root, tab):
+def test_what_the_theme_offers_works(served, tab):
     """Buttons, theme, folded cells, copying; the search is below."""
     tab.context.add_init_script("window.print = () => { window.printed = true; };")
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    tab.goto(f"{root}/book/02_architecture.html")
+    tab.goto(f"{served}/book/02_architecture.html")
     tab.get_by_role("button", name="Download this page").click()
     tab.locator(".btn-download-pdf-button").click()
     assert tab.evaluate("window.printed")
@@ -123,8 +120,6 @@ def test_what_the_theme_offers_works(root, tab):
     assert "STEPS = 32" in tab.evaluate("navigator.clipboard.readText()")
 
 
-@both
-@pytest.mark.browser
 def test_the_search_finds_and_where_pages_may_fetch_it_quotes(root, tab):
     tab.goto(f"{root}/book/01_dataset.html")
     tab.keyboard.press("Control+k")
@@ -168,8 +163,6 @@ PREPARE = """() => {
 }"""
 
 
-@both
-@pytest.mark.browser
 def test_what_does_not_belong_to_the_page_is_stopped(root, tab):
     asked = []
     tab.route(f"{OUTSIDE}**", lambda route: (asked.append(route.request.url), route.abort()))
@@ -184,22 +177,19 @@ def test_what_does_not_belong_to_the_page_is_stopped(root, tab):
     tab.said = []  # another list than the one that what is still to come is added to
 
 
-@pytest.mark.browser
-@served
-def test_a_missing_page_finds_its_parts_from_any_depth(root, tab):
+def test_a_missing_page_finds_its_parts_from_any_depth(served, tab):
     """Where the book's address is known its page 404 has a base, which its policy allows."""
     text = re.sub("<base [^>]*>", "", (HTML / "404.html").read_text(encoding="utf-8"))
-    text = text.replace("<title>", f'<base href="{root}/404.html"><title>', 1)
-    missing = f"{root}/deep/er/page.html"
+    text = text.replace("<title>", f'<base href="{served}/404.html"><title>', 1)
+    missing = f"{served}/deep/er/page.html"
     tab.route(missing, lambda route: route.fulfill(body=security.protect(text)))
     tab.goto(missing)
     width = "(image) => image.decode().then(() => image.naturalWidth)"
     assert tab.get_by_alt_text("A lizard").evaluate(width) > 100
     tab.get_by_role("link", name="search the book").click()
-    tab.wait_for_url(f"{root}/search.html")
+    tab.wait_for_url(f"{served}/search.html")
 
 
-@pytest.mark.browser
 def test_the_demo_makes_no_markup_of_data(tab, tmp_path):
     """Under trusted types, where no text at all may become markup or a script's address."""
     title = "<img src=x onerror=alert(1)></script><script>alert(1)</script>"

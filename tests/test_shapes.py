@@ -12,6 +12,7 @@ with install_import_hook("nca_lib", "beartype.beartype"):
     from nca_lib.train import PRESETS
 import jax
 import jax.numpy as jnp
+jax.config.update("jax_disable_most_optimizations", True)  # to compile takes the most time here
 small = {"size": 6, "num_steps": 4, "window": 2, "population": 4, "generations": 2}
 for name in ("whitened", "backprop"):
     config = dataclasses.replace(PRESETS["smoke"], **small, strategy=name, pool=8)

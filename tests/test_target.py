@@ -9,6 +9,7 @@ import struct
 import threading
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pooch
@@ -86,13 +87,6 @@ def test_proportions_are_kept_and_the_picture_is_centred(tmp_path, width, height
     expected[inside] = (1, 0, 0.2, 1)
     flat = Image.new("RGB", (width, height), (255, 0, 51))
     np.testing.assert_allclose(load_saved(flat, tmp_path / "x.png", 20), expected, atol=1e-6)
-
-
-def test_hidden_colours_leave_no_fringe(tmp_path):
-    pixels = np.zeros((80, 80, 4), np.uint8)
-    pixels[..., 1] = 255  # green where nothing is seen
-    pixels[20:60, 20:60] = (255, 0, 0, 255)
-    assert load_saved(Image.fromarray(pixels), tmp_path / "x.png", 40)[..., 1].max() == 0
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -256,16 +250,11 @@ def test_a_picture_is_fetched_once(noto, emoji, tmp_path, caplog, monkeypatch):
     assert not caplog.records  # pooch would tell the notebook
 
 
-@pytest.mark.parametrize("home", ["~nobody-of-that-name", "file", RuntimeError])
+@pytest.mark.parametrize("home", [Path("~nobody-of-that-name"), Path("file"), RuntimeError])
 def test_without_a_cache_the_picture_is_fetched_each_time(noto, home, tmp_path, monkeypatch):
-    def cache(project):
-        if home is RuntimeError:
-            raise RuntimeError("Could not determine home directory.")
-        return Path(home) / project
-
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pooch, "os_cache", cache)
+    monkeypatch.setattr(pooch, "os_cache", Mock(side_effect=[home, home]))  # RuntimeError: raised
     for _ in range(2):
         assert (load_emoji(OTHER, 16, 0) == [1, 0, 0, 1]).all()
     assert len(noto.asked) == 2 and [path.name for path in tmp_path.iterdir()] == ["file"]
