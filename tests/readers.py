@@ -15,7 +15,7 @@ WATCH = """
     new PerformanceObserver((list) => {
         for (const { value, hadRecentInput, sources } of list.getEntries()) {
             const told = ({ node, previousRect: { x, y }, currentRect }) =>
-                `${node?.outerHTML ?? node?.data}`.slice(0, 90) +
+                `${node?.outerHTML ?? node?.data}`.replace(/\\s+/g, " ").slice(0, 60) +
                 ` from ${x}, ${y} to ${currentRect.x}, ${currentRect.y}`;
             if (!hadRecentInput) moved.push([value, ...sources.map(told)]);
         }
