@@ -150,7 +150,7 @@ def test_unknown_runs_are_named_with_those_that_exist(tmp_path):
 
 def test_readme_tells_what_the_runs_say():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([a-z-]+) \| (?:evolution|backprop).*$", text, re.M)
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| (?:evolution|backprop).*$", text, re.M)
     assert len(rows) >= 6
     for name in rows:
         run = load_run(name)
