@@ -156,7 +156,7 @@ def test_readme_tells_what_the_runs_say():
         run = load_run(name)
         info, empty = run.info, float(empty_loss(run.target))
         minutes = f"{info['seconds'] / 60:.1f}"
-        cores = info["device"].partition(" x cpu")[0]
+        cores = ", then ".join(re.findall(r"(\d+) x cpu", info["device"]))
         figures = f"{info['parameters']:,} | {info['rollouts']:,} | {minutes} | {cores}"
         figures += f" | {info['loss']['mean']:.4f} | {empty:.4f} |"
         assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(figures)}$", text, re.M), figures
